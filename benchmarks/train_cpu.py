@@ -1,0 +1,134 @@
+"""Training speed on this CPU: TRL's defaults against this project's settings, same model, same rows, one run.
+
+    python -m benchmarks.train_cpu --rows 96
+
+Both sides train a 4-bit LoRA of the base model in models/base on the first rows of data/chat/train.jsonl, one after the
+other in fresh processes. Tokens are those of the rows: padding is no work done. Prints JSON; wall times are the
+machine's, so trust the ratio.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+SIDES = ("trl_defaults", "lockstep")
+
+
+def defaults_trainer(rows: list[dict[str, Any]], base: Path, scratch: Path) -> Any:
+    """SFTTrainer as its documentation shows it: a model, rows, a LoRA; nothing else is set."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from trl import SFTConfig, SFTTrainer
+
+    from stages.shared import model
+
+    quantisation = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    network = AutoModelForCausalLM.from_pretrained(base, quantization_config=quantisation)
+    tokenizer = model.load_tokenizer(base)
+    config = SFTConfig(output_dir=str(scratch), num_train_epochs=1, save_strategy="no", report_to="none")
+    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    return SFTTrainer(
+        model=network,
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=lora,
+    )
+
+
+def lockstep_trainer(rows: list[dict[str, Any]], base: Path, scratch: Path) -> Any:
+    """What stages/train.py does, with the settings of params.yaml and one epoch."""
+    from dataclasses import replace
+
+    from datasets import Dataset
+
+    from stages import train
+    from stages.shared import model, params
+
+    settings = replace(params.load("train", train.Params), epochs=1.0)
+    device = model.device(settings.device)[1]
+    train.score_labelled_tokens_only()
+    args = train.arguments(settings, device, scratch)
+    args.eval_strategy = "no"
+    data = Dataset.from_list(rows)
+    return train.make_trainer(
+        model.load_quantised(base, device), model.load_tokenizer(base), settings, args, data, data
+    )
+
+
+def measure(side: str, count: int, base: Path, file: Path, prefix: Path) -> dict[str, Any]:
+    """Train one side on the first `count` rows, encoded once for both."""
+    from stages import train
+    from stages.shared import model, strict_json
+
+    tokenizer = model.load_tokenizer(base)
+    turns = strict_json.parse(prefix.read_text(encoding="utf-8"))
+    examples = list(strict_json.read_jsonl(file))[:count]
+    rows = [train.encode(tokenizer, turns, example) for example in examples]
+    tokens = sum(len(row["input_ids"]) for row in rows)
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = {"trl_defaults": defaults_trainer, "lockstep": lockstep_trainer}[side](rows, base, Path(scratch))
+        wall, cpu = time.monotonic(), time.process_time()
+        trainer.train()
+        wall, cpu = time.monotonic() - wall, time.process_time() - cpu
+    return {
+        "rows": len(rows),
+        "tokens": tokens,
+        "seconds": round(wall, 1),
+        "tokens_per_second": round(tokens / wall, 1),
+        "tokens_per_cpu_second": round(tokens / cpu, 1),
+        "bf16": bool(trainer.args.bf16),
+    }
+
+
+def machine() -> dict[str, Any]:
+    from importlib.metadata import version
+
+    import torch
+
+    from stages.shared import model
+
+    names = ("torch", "transformers", "trl", "peft", "bitsandbytes")
+    return {
+        "device": model.device()[0],
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "versions": {name: version(name) for name in names},
+    }
+
+
+@click.command(help=__doc__)
+@click.option("--rows", default=96, show_default=True)
+@click.option("--base", type=click.Path(path_type=Path), default="models/base", show_default=True)
+@click.option("--train", type=click.Path(path_type=Path), default="data/chat/train.jsonl", show_default=True)
+@click.option("--prefix", type=click.Path(path_type=Path), default="data/chat/prefix/tuned.json", show_default=True)
+@click.option("--side", type=click.Choice(SIDES), help="measure one side only")
+def main(rows: int, base: Path, train: Path, prefix: Path, side: str | None) -> None:
+    if side:
+        click.echo(json.dumps(measure(side, rows, base, train, prefix)))
+        return
+    found = {}
+    for name in SIDES:
+        options = ["--rows", rows, "--base", base, "--train", train, "--prefix", prefix, "--side", name]
+        command = [sys.executable, "-m", "benchmarks.train_cpu", *map(str, options)]
+        ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        found[name] = json.loads(ran.stdout.strip().split("\n")[-1])
+    ratio = found["lockstep"]["tokens_per_cpu_second"] / found["trl_defaults"]["tokens_per_cpu_second"]
+    click.echo(json.dumps({**found, "ratio": round(ratio, 2), **machine()}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Build the chat data: one example per assistant turn, a stable validation split, and each system's prompt prefix.
+
+In: data/validated/{train,test}.jsonl, the contract, the base model's tokenizer. Out: data/chat/{train,valid,test}.jsonl
+with rows of `id`, `group`, `kind`, `prompt` (turns) and `answer`; data/chat/refused.jsonl with rows longer than
+chat.max_length; data/chat/prefix/<system>.json with the turns that a system puts before each prompt; a metrics file.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stages.shared import chat, contract, model, params, strict_json, text
+
+Example = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Params:
+    valid_share: float
+    few_shot_examples: int
+    zero_shot_instructions: str
+    few_shot_instructions: str
+
+
+def examples_of(row: dict[str, Any], rules: contract.Contract) -> Iterator[Example]:
+    """One example per assistant turn; the turns before it are its prompt. All of them share the row's group."""
+    turns = row["turns"]
+    answers = [number for number, turn in enumerate(turns) if turn["role"] == "assistant"]
+    for count, number in enumerate(answers, start=1):
+        answer = turns[number]["content"]
+        yield {
+            "id": row["id"] if len(answers) == 1 else f"{row['id']}#{count}",
+            "group": row["id"],
+            "kind": rules.kind(strict_json.parse(answer)),
+            "prompt": turns[:number],
+            "answer": answer,
+        }
+
+
+def position(turns: list[chat.Turn]) -> float:
+    """A number in [0, 1) from the first request's words: rows keep their place when others come or go."""
+    first = next(turn["content"] for turn in turns if turn["role"] == "user")
+    digest = hashlib.sha256(text.normalise(first).encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def split(rows: list[dict[str, Any]], share: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Training rows and validation rows; a conversation is never divided."""
+    held_out = [position(row["turns"]) < share for row in rows]
+    train = [row for row, held in zip(rows, held_out, strict=True) if not held]
+    return train, [row for row, held in zip(rows, held_out, strict=True) if held]
+
+
+def few_shot(examples: list[Example], kinds: tuple[str, ...], count: int) -> list[Example]:
+    """`count` single-turn examples, taken from each kind in turn, within a kind in the order of their hash."""
+    single = sorted((e for e in examples if len(e["prompt"]) == 1), key=lambda e: (position(e["prompt"]), e["id"]))
+    queues = {kind: [e for e in single if e["kind"] == kind] for kind in kinds or ("",)}
+    chosen: list[Example] = []
+    while len(chosen) < count and any(queues.values()):
+        chosen += [queue.pop(0) for queue in queues.values() if queue]
+    return chosen[:count]
+
+
+def prefixes(settings: Params, system: str, schema: Any, shots: list[Example]) -> dict[str, list[chat.Turn]]:
+    """What each system puts before a request."""
+    shown = [turn for e in shots for turn in [*e["prompt"], {"role": "assistant", "content": e["answer"]}]]
+    told = {
+        "zero_shot": settings.zero_shot_instructions,
+        "few_shot": settings.few_shot_instructions,
+        "tuned": system,
+    }
+    return {
+        name: [
+            {"role": "system", "content": words.replace("{schema}", strict_json.compact(schema))},
+            *(shown if name == "few_shot" else []),
+        ]
+        for name, words in told.items()
+    }
+
+
+def lengths(tokenizer: Any, prefix: list[chat.Turn], examples: list[Example]) -> list[int]:
+    """Tokens of prompt and answer, as training will see them."""
+    from tqdm import tqdm
+
+    return [
+        len(chat.prompt_ids(tokenizer, chat.with_prefix(prefix, e["prompt"])))
+        + len(chat.answer_ids(tokenizer, e["answer"]))
+        for e in tqdm(examples, desc="build: counting tokens", unit=" rows", delay=2)
+    ]
+
+
+def figures(examples: list[Example], tokens: list[int]) -> dict[str, Any]:
+    return {
+        "examples": len(examples),
+        "groups": len({e["group"] for e in examples}),
+        "kinds": dict(Counter(e["kind"] for e in examples if e["kind"])),
+        "tokens": sum(tokens),
+        "tokens_longest": max(tokens, default=0),
+    }
+
+
+def path_option(name: str, help_text: str) -> Callable[[Any], Any]:
+    return click.option(name, type=click.Path(path_type=Path), required=True, help=help_text)
+
+
+@click.command(help=__doc__)
+@path_option("--train", "validated training rows")
+@path_option("--test", "validated test rows")
+@path_option("--schema", "JSON Schema of an answer")
+@path_option("--base", "base model, for its tokenizer")
+@path_option("--out", "folder to write")
+@path_option("--metrics", "metrics file")
+def main(train: Path, test: Path, schema: Path, base: Path, out: Path, metrics: Path) -> None:
+    settings, chat_settings = params.load("build", Params), params.load("chat", params.Chat)
+    rules = contract.load(schema, params.load("contract", params.Contract).discriminator)
+    tokenizer = model.load_tokenizer(base)
+    train_rows, valid_rows = split(list(strict_json.read_jsonl(train)), settings.valid_share)
+    splits = {
+        name: [example for row in rows for example in examples_of(row, rules)]
+        for name, rows in {"train": train_rows, "valid": valid_rows, "test": strict_json.read_jsonl(test)}.items()
+    }
+    shots = few_shot(splits["train"], rules.kinds, settings.few_shot_examples)
+    prompts = prefixes(settings, chat_settings.system, rules.validator.schema, shots)
+    counted, refused = {}, []
+    for name, examples in splits.items():
+        tokens = lengths(tokenizer, prompts["tuned"], examples)
+        limit = chat_settings.max_length if name != "test" else max(tokens, default=0)
+        refused += [
+            {"split": name, "id": e["id"], "tokens": n, "reason": f"longer than chat.max_length = {limit}"}
+            for e, n in zip(examples, tokens, strict=True)
+            if n > limit
+        ]
+        fitting = [(e, n) for e, n in zip(examples, tokens, strict=True) if n <= limit]
+        strict_json.write_jsonl(out / f"{name}.jsonl", [e for e, _ in fitting])
+        counted[name] = figures([e for e, _ in fitting], [n for _, n in fitting])
+    strict_json.write_jsonl(out / "refused.jsonl", refused)
+    for system, prefix in prompts.items():
+        strict_json.write_json(out / "prefix" / f"{system}.json", prefix)
+    strict_json.write_json(metrics, {**counted, "refused": len(refused), "few_shot_ids": [e["id"] for e in shots]})
+    for row in refused[:20]:
+        click.echo(f"build: {row['split']} {row['id']}: {row['tokens']} tokens: {row['reason']}", err=True)
+    click.echo(f"build: {', '.join(f'{len(rows)} {name}' for name, rows in splits.items())}", err=True)
+    empty = [name for name in splits if not counted[name]["examples"]]
+    if empty:
+        raise click.ClickException(f"no examples for {', '.join(empty)}")
+
+
+if __name__ == "__main__":
+    main()

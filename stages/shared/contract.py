@@ -1,0 +1,114 @@
+"""The contract of an answer: a JSON Schema, the strict parser of a model's text, and the discriminator field."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.shared import strict_json
+
+
+class ContractError(ValueError):
+    """The schema file can't be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class Contract:
+    """A loaded schema; `discriminator` names the property that tells the kinds of answer apart ('' if none does)."""
+
+    validator: Any
+    discriminator: str
+    kinds: tuple[str, ...]
+
+    def error(self, value: Any) -> str | None:
+        """Return why `value` breaks the contract, or None. Raises ContractError when the schema refers to nowhere."""
+        from jsonschema.exceptions import best_match
+        from referencing.exceptions import Unresolvable
+
+        try:
+            error = best_match(self.validator.iter_errors(value))
+        except Unresolvable as unresolved:
+            raise ContractError(f"the schema's reference {unresolved} can't be resolved; nothing is fetched") from None
+        if error is None:
+            return None
+        where = "/".join(map(str, error.absolute_path))
+        return f"{where + ': ' if where else ''}{error.message}"[:300]
+
+    def kind(self, value: Any) -> str:
+        """Return the discriminator's value as text, '' where the value has none."""
+        if not self.discriminator or not isinstance(value, dict) or self.discriminator not in value:
+            return ""
+        found = value[self.discriminator]
+        return found if isinstance(found, str) else strict_json.compact(found)
+
+
+def parse_answer(text: str) -> dict[str, Any]:
+    """Return the one JSON object that `text` is. Raises strict_json.JsonError otherwise.
+
+    Nothing is repaired: a code fence, a word before the brace or a trailing comma makes the answer invalid, as it
+    would for the program that calls the model.
+    """
+    value = strict_json.parse(text)
+    if not isinstance(value, dict):
+        raise strict_json.JsonError(f"a JSON object is expected, not {type(value).__name__}")
+    return value
+
+
+def load(path: Path, discriminator: str | None = None) -> Contract:
+    """Read a JSON Schema; find the discriminator unless `discriminator` names it.
+
+    Remote references are never fetched. Raises ContractError.
+    """
+    from jsonschema import Draft202012Validator, SchemaError
+    from jsonschema.validators import validator_for
+    from referencing import Registry
+
+    try:
+        schema = strict_json.parse(path.read_text(encoding="utf-8"))
+        if not isinstance(schema, dict):
+            raise ContractError(f"{path}: a JSON Schema object is expected")
+        cls = validator_for(schema, default=Draft202012Validator)
+        cls.check_schema(schema)
+    except (OSError, strict_json.JsonError, UnicodeDecodeError) as error:
+        raise ContractError(f"{path}: {error}") from error
+    except SchemaError as error:
+        raise ContractError(f"{path}: not a valid JSON Schema: {error.message}") from error
+    name = _discriminator(schema) if discriminator is None else discriminator
+    # An explicit empty registry: jsonschema's default one would fetch remote references over the network.
+    validator = cls(schema, registry=Registry(), format_checker=cls.FORMAT_CHECKER)
+    return Contract(validator, name, _kinds(schema, name))
+
+
+def _branches(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """The alternatives of the schema; `$ref` to its own `$defs` is followed one step."""
+    found = []
+    for branch in schema.get("oneOf") or schema.get("anyOf") or []:
+        name = str(branch.get("$ref", "")).removeprefix("#/$defs/") if isinstance(branch, dict) else ""
+        found.append(schema.get("$defs", {}).get(name, branch))
+    return [branch for branch in found if isinstance(branch, dict)]
+
+
+def _constants(part: dict[str, Any], name: str) -> list[str]:
+    """The strings that property `name` is limited to by `const` or `enum` in this part of a schema."""
+    rule = part.get("properties", {}).get(name, {})
+    if not isinstance(rule, dict):
+        return []
+    return (
+        [value for value in [rule["const"]] if isinstance(value, str)]
+        if "const" in rule
+        else [value for value in rule.get("enum", []) if isinstance(value, str)]
+    )
+
+
+def _discriminator(schema: dict[str, Any]) -> str:
+    """The property that is constant in every alternative; else the first required one with an enum; else ''."""
+    branches = _branches(schema)
+    for name in branches[0].get("properties", {}) if branches else []:
+        if all(len(_constants(branch, name)) == 1 for branch in branches):
+            return str(name)
+    return next((str(name) for name in schema.get("required", []) if _constants(schema, name)), "")
+
+
+def _kinds(schema: dict[str, Any], name: str) -> tuple[str, ...]:
+    """The discriminator's values in the order of the schema."""
+    parts = [schema, *_branches(schema)]
+    return tuple(dict.fromkeys(kind for part in parts for kind in _constants(part, name)))

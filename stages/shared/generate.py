@@ -1,0 +1,91 @@
+"""Greedy generation in batches, the part of the prompt that all rows share computed once."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model wrote for one prompt. `truncated`: it had not stopped by itself after max_new_tokens."""
+
+    text: str
+    prompt_tokens: int
+    answer_tokens: int
+    truncated: bool
+
+
+def greedy(
+    model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int, batch_size: int
+) -> Iterator[tuple[int, Answer]]:
+    """Yield (index into `prompts`, answer), batch by batch, rows of similar length together.
+
+    `prompts` are token ids. Rows are padded between the shared start and their own part, so that the keys and values
+    of the start are the same for all and are computed once.
+    """
+    import torch
+
+    shared = _shared_length(prompts)
+    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), prompts[index]))
+    with torch.inference_mode():
+        start = _prefill(model, prompts[0][:shared]) if shared else None
+        for first in range(0, len(order), batch_size):
+            batch = order[first : first + batch_size]
+            rows = [prompts[index] for index in batch]
+            yield from zip(batch, _batch(model, tokenizer, rows, shared, start, max_new_tokens), strict=True)
+
+
+def _shared_length(prompts: list[list[int]]) -> int:
+    """Length of the longest common start that leaves every prompt at least one token of its own."""
+    if not prompts:
+        return 0
+    first, last = min(prompts), max(prompts)  # in lexicographic order, all others share what these two share
+    longest = min(map(len, prompts)) - 1
+    return next((number for number in range(longest) if first[number] != last[number]), longest)
+
+
+def _prefill(model: Any, ids: list[int]) -> Any:
+    import torch
+
+    return model(torch.tensor([ids], device=model.device), use_cache=True, logits_to_keep=1).past_key_values
+
+
+def _batch(
+    model: Any, tokenizer: Any, rows: list[list[int]], shared: int, start: Any, max_new_tokens: int
+) -> list[Answer]:
+    """Generate for rows that all begin with the same `shared` tokens, whose keys and values are `start`."""
+    import torch
+
+    width = max(map(len, rows))
+    eos = tokenizer.eos_token_id
+    pads = [width - len(row) for row in rows]
+    ids = torch.tensor([row[:shared] + [eos] * pad + row[shared:] for row, pad in zip(rows, pads, strict=True)])
+    mask = torch.ones_like(ids)
+    for number, pad in enumerate(pads):
+        mask[number, shared : shared + pad] = 0
+    cache = None
+    if start is not None:
+        cache = copy.deepcopy(start)
+        cache.batch_repeat_interleave(len(rows))
+    # No generation_config from the base model: its sampling settings must not leak in.
+    out = model.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        past_key_values=cache,
+        generation_config=_config(eos, max_new_tokens),
+    )
+    return [_answer(tokenizer, row, new, eos) for row, new in zip(rows, out[:, width:].tolist(), strict=True)]
+
+
+def _config(eos: int, max_new_tokens: int) -> Any:
+    from transformers import GenerationConfig
+
+    return GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=eos, pad_token_id=eos)
+
+
+def _answer(tokenizer: Any, prompt: list[int], new: list[int], eos: int) -> Answer:
+    stopped = eos in new
+    ids = new[: new.index(eos)] if stopped else new
+    text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return Answer(text, len(prompt), len(ids), not stopped)

@@ -1,0 +1,200 @@
+"""Rows in: the bytes of a *.jsonl file become conversations, or a refusal with file, line and reason.
+
+Every row format of the field that can be told apart safely is read: Alpaca (`instruction`, `input`, `output`),
+`conversations` or `messages` with `role`/`content` (OpenAI) or `from`/`value` (ShareGPT), and TRL's
+`prompt`/`completion`. All of them come out as one shape, `Row`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.shared import strict_json
+
+Turn = dict[str, str]
+ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
+NOT_UTF8 = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+# Fields that carry content in some formats: a row that has them says more than this project reads.
+UNSUPPORTED = ("tools", "tool_calls", "function_call", "rejected", "chosen", "history", "images", "audios", "videos")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a file. `turns` is empty when the row is refused, and `reason` says why."""
+
+    file: str
+    line: int
+    id: str
+    turns: tuple[Turn, ...]
+    reason: str
+    raw: str
+    ignored: tuple[str, ...] = ()
+
+
+class RowError(ValueError):
+    """The row can't be used; the message says why."""
+
+
+def read(path: Path) -> Iterator[Row]:
+    """Yield every row of a file, the bad ones with a reason. Blank lines are not rows; only `\\n` ends a line."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if number == 1:
+                encoding = NOT_UTF8.get(line[:2])
+                if encoding:
+                    reason = f"the file is {encoding}; save it as UTF-8"
+                    yield Row(str(path), 1, "", (), reason, line[:60].decode("utf-16", "replace"))
+                    return
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if line.strip():
+                yield _row(str(path), number, line)
+
+
+def _row(file: str, number: int, line: bytes) -> Row:
+    raw = line.decode("utf-8", "replace").rstrip("\r\n")
+    try:
+        value = _object(line)
+        turns, read_fields = turns_of(value)
+        ignored = tuple(sorted(set(value) - read_fields - {"id"}))
+        return Row(file, number, _id(value), turns, "", raw, ignored)
+    except (RowError, strict_json.JsonError) as error:
+        return Row(file, number, "", (), str(error), raw)
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RowError(f"not UTF-8 at byte {error.start}") from None
+    if text.lstrip().startswith("["):
+        raise RowError("a JSON array, not JSON Lines: write one object a line (`jq -c '.[]' FILE` does it)")
+    value = strict_json.parse(text)
+    if not isinstance(value, dict):
+        raise RowError(f"an object is expected, not {type(value).__name__}")
+    return value
+
+
+def _id(value: dict[str, Any]) -> str:
+    found = value.get("id")
+    if found is None:
+        return ""
+    if isinstance(found, bool) or not isinstance(found, (str, int)) or not str(found).strip():
+        raise RowError(f"'id' must be a string or an integer, not {found!r}")
+    return str(found)
+
+
+def turns_of(value: dict[str, Any]) -> tuple[tuple[Turn, ...], set[str]]:
+    """Return the turns of one row and the names of the fields they came from. Raises RowError."""
+    extra = [name for name in UNSUPPORTED if value.get(name) not in (None, "", "[]", [], {})]
+    if extra:
+        raise RowError(f"field {extra[0]!r} is not supported")
+    shapes = [shape for shape in ("conversations", "messages", "prompt", "instruction") if shape in value]
+    if not shapes:
+        raise RowError("no 'instruction', 'conversations', 'messages' or 'prompt'")
+    if len(shapes) > 1:
+        raise RowError(f"two formats in one row: {' and '.join(map(repr, shapes))}")
+    shape = shapes[0]
+    if shape == "instruction":
+        turns, fields = _alpaca(value), {"instruction", "input", "output", "system"}
+    elif shape == "prompt":
+        turns, fields = _prompt_completion(value), {"prompt", "completion"}
+    else:
+        turns, fields = _messages(value[shape], shape), {shape, "system"}
+        turns = _system(value) + turns
+    _check_order(turns)
+    return tuple(turns), fields | set(UNSUPPORTED)
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise RowError(f"{name!r} must be text, not {type(value).__name__}")
+    if not value.strip():
+        raise RowError(f"{name!r} is empty")
+    if "\x00" in value:
+        raise RowError(f"{name!r} holds a NUL character")
+    return value
+
+
+def _field(value: dict[str, Any], name: str) -> str:
+    if value.get(name) is None:
+        raise RowError(f"{name!r} is missing")
+    return _text(value[name], name)
+
+
+def _answer(value: dict[str, Any], name: str) -> str:
+    """An answer may be given as the object itself; it is written compactly then."""
+    if isinstance(value.get(name), (dict, list)):
+        return strict_json.compact(value[name])
+    return _field(value, name)
+
+
+def _system(value: dict[str, Any]) -> list[Turn]:
+    return [{"role": "system", "content": _text(value["system"], "system")}] if value.get("system") else []
+
+
+def _alpaca(value: dict[str, Any]) -> list[Turn]:
+    request = _field(value, "instruction")
+    if value.get("input") not in (None, ""):
+        request += "\n\n" + _text(value["input"], "input")
+    answer = _answer(value, "output")
+    return [*_system(value), {"role": "user", "content": request}, {"role": "assistant", "content": answer}]
+
+
+def _prompt_completion(value: dict[str, Any]) -> list[Turn]:
+    prompt, completion = value["prompt"], value.get("completion")
+    before = (
+        _messages(prompt, "prompt")
+        if isinstance(prompt, list)
+        else [{"role": "user", "content": _field(value, "prompt")}]
+    )
+    is_turns = isinstance(completion, list) and all(isinstance(turn, dict) and "role" in turn for turn in completion)
+    after = (
+        _messages(completion, "completion")
+        if completion and is_turns
+        else [{"role": "assistant", "content": _answer(value, "completion")}]
+    )
+    return before + after
+
+
+def _messages(value: Any, name: str) -> list[Turn]:
+    if not isinstance(value, list) or not value:
+        raise RowError(f"{name!r} must be a list of turns")
+    return [_turn(turn, f"{name}[{number}]") for number, turn in enumerate(value)]
+
+
+def _turn(turn: Any, name: str) -> Turn:
+    if not isinstance(turn, dict):
+        raise RowError(f"{name} must be an object, not {type(turn).__name__}")
+    extra = [key for key in UNSUPPORTED if turn.get(key) not in (None, "", [], {})]
+    if extra:
+        raise RowError(f"{name}: field {extra[0]!r} is not supported")
+    said = turn.get("role", turn.get("from"))
+    role = ROLES.get(said) if isinstance(said, str) else None
+    if role is None:
+        raise RowError(f"{name}: role {said!r} is not one of {', '.join(ROLES)}")
+    content = turn.get("content", turn.get("value"))
+    if isinstance(content, dict) and role == "assistant":
+        return {"role": role, "content": strict_json.compact(content)}
+    return {"role": role, "content": _text(_joined(content, name), f"{name}.content")}
+
+
+def _joined(content: Any, name: str) -> Any:
+    """OpenAI also writes content as a list of parts; only text parts can be read."""
+    if not isinstance(content, list):
+        return content
+    texts = [
+        part.get("text", part.get("value")) if isinstance(part, dict) and part.get("type") == "text" else None
+        for part in content
+    ]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise RowError(f"{name}: only text parts are supported")
+    return "".join(text for text in texts if text)
+
+
+def _check_order(turns: list[Turn]) -> None:
+    roles = [turn["role"] for turn in turns]
+    talk = roles[1:] if roles[0] == "system" else roles
+    expected = ["user", "assistant"] * (len(talk) // 2)
+    if not talk or talk != expected:
+        raise RowError(f"turns must alternate user, assistant and end on assistant; found {', '.join(roles)}")

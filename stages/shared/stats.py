@@ -1,0 +1,60 @@
+"""Intervals and paired tests for rates on a small test set."""
+
+from collections.abc import Sequence
+from typing import Any
+
+CONFIDENCE = 0.95
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """95% interval of a rate (Wilson 1927): right at 0 and 1 too. Raises ValueError for n = 0."""
+    from scipy.stats import binomtest
+
+    if n == 0:
+        raise ValueError("a rate of nothing has no interval")
+    interval = binomtest(hits, n).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
+    """Two-sided exact p-value that two systems scored on the same rows are equally good (McNemar 1947).
+
+    Only rows where they differ carry evidence; without any, p is 1.
+    """
+    from scipy.stats import binomtest
+
+    better = sum(new and not old for old, new in zip(before, after, strict=True))
+    worse = sum(old and not new for old, new in zip(before, after, strict=True))
+    return float(binomtest(better, better + worse, 0.5).pvalue) if better + worse else 1.0
+
+
+def bootstrap_mean(values: Sequence[float], clusters: Sequence[str], resamples: int, seed: int) -> tuple[float, float]:
+    """95% percentile interval of the mean of `values`, whole clusters drawn with replacement.
+
+    Turns of one conversation rise and fall together; drawing rows instead would make the interval too narrow.
+    """
+    return bootstrap_ratio(values, [1.0] * len(values), clusters, resamples, seed)
+
+
+def bootstrap_ratio(
+    above: Sequence[float], below: Sequence[float], clusters: Sequence[str], resamples: int, seed: int
+) -> tuple[float, float]:
+    """95% percentile interval of sum(above) / sum(below), whole clusters drawn with replacement; 0/0 counts as 0."""
+    import numpy as np
+
+    names = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
+    member = np.array([names[name] for name in clusters])
+    tops = np.bincount(member, weights=np.asarray(above, dtype=float), minlength=len(names))
+    bottoms = np.bincount(member, weights=np.asarray(below, dtype=float), minlength=len(names))
+    ratios = _resampled_ratios(tops, bottoms, resamples, np.random.default_rng(seed))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(ratios, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _resampled_ratios(tops: Any, bottoms: Any, resamples: int, rng: Any) -> Any:
+    import numpy as np
+
+    drawn = rng.integers(0, len(tops), size=(resamples, len(tops)))
+    top, bottom = tops[drawn].sum(axis=1), bottoms[drawn].sum(axis=1)
+    return np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)

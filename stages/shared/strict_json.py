@@ -1,0 +1,126 @@
+"""Strict JSON in, atomic and byte-stable JSON out.
+
+Python's own `json` accepts `NaN`, lets the last of two equal keys win, and turns 1e999 into infinity; `str.splitlines`
+cuts a line at U+2028. Every file and every model answer is read through this module instead.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+MAX_DEPTH = 100  # deeper values would exhaust Python's stack in the recursive comparisons
+
+
+class JsonError(ValueError):
+    """The text is not strict JSON; the message says why."""
+
+
+def parse(text: str) -> Any:
+    """Return the value of the JSON text. No repair, no fences, no NaN, no duplicate keys, no lone surrogates.
+
+    Raises JsonError with the reason.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant, parse_float=_finite_float)
+        text.encode("utf-8")
+        if "\\u" in text:  # an escape can hide a surrogate that no file could hold
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except JsonError:
+        raise
+    except RecursionError:
+        raise JsonError("nested too deeply") from None
+    except UnicodeEncodeError:
+        raise JsonError("holds half of a surrogate pair") from None
+    except ValueError as error:
+        raise JsonError(f"not JSON: {error}") from None
+    if text.count("[") + text.count("{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+        raise JsonError("nested too deeply")
+    return value
+
+
+def _depth(value: Any) -> int:
+    """Levels of nesting, without recursion: the input may be hostile."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return depth
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise JsonError(f"key {key!r} occurs twice")
+        found[key] = value
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise JsonError(f"{name} is not JSON")
+
+
+def _finite_float(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise JsonError(f"number {digits[:40]} is out of range")
+    return number
+
+
+def compact(value: Any) -> str:
+    """The one spelling of a JSON value in this project: no spaces, keys as given, Unicode as itself."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def same(left: Any, right: Any) -> bool:
+    """Equality of JSON values: numbers by value, `true` is not 1, the order of keys is irrelevant (JSON Schema)."""
+    if isinstance(left, bool) or isinstance(right, bool):
+        return left is right
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(map(same, left, right))
+    return bool(left == right)
+
+
+def read_jsonl(path: Path) -> Iterator[Any]:
+    """Yield the values of a JSON Lines file that a stage wrote. Raises JsonError naming file and line."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield parse(line.decode("utf-8"))
+            except ValueError as error:
+                raise JsonError(f"{path}:{number}: {error}") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[str]]:
+    """Open a temporary file beside `path` and rename it onto `path` at the end, so that no reader sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
+    """Write one compact JSON value a line."""
+    with replacing(path) as file:
+        file.writelines(compact(row) + "\n" for row in rows)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write metrics and the like: sorted keys, indented, trailing newline, NaN refused (ValueError)."""
+    with replacing(path) as file:
+        file.write(json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True, allow_nan=False) + "\n")

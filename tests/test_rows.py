@@ -1,0 +1,127 @@
+"""Every format in, every kind of bad line out with its reason."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stages.shared import rows
+
+ANSWER = '{"action":"list","filter":"all"}'
+ASKED = {"role": "user", "content": "show me everything"}
+TOLD = {"role": "assistant", "content": ANSWER}
+
+
+def read(tmp_path: Path, content: bytes | str) -> list[rows.Row]:
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    return list(rows.read(file))
+
+
+def read_one(tmp_path: Path, value: object) -> rows.Row:
+    (row,) = read(tmp_path, json.dumps(value) + "\n")
+    return row
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"instruction": "show me everything", "output": ANSWER},
+        {"instruction": "show me everything", "input": "", "output": ANSWER},
+        {"instruction": "show me everything", "output": json.loads(ANSWER)},
+        {"conversations": [ASKED, TOLD]},
+        {"messages": [ASKED, TOLD]},
+        {"messages": [{"from": "human", "value": ASKED["content"]}, {"from": "gpt", "value": ANSWER}]},
+        {"conversations": [{"from": "user", "value": ASKED["content"]}, {"from": "assistant", "value": ANSWER}]},
+        {"conversations": [ASKED, {"role": "assistant", "content": json.loads(ANSWER)}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": ASKED["content"]}]}, TOLD]},
+        {"prompt": "show me everything", "completion": ANSWER},
+        {"prompt": [ASKED], "completion": [TOLD]},
+        {"messages": [ASKED, TOLD], "tools": "[]"},
+    ],
+)
+def test_every_format_gives_the_same_turns(tmp_path: Path, value: object) -> None:
+    row = read_one(tmp_path, value)
+    assert (row.reason, list(row.turns)) == ("", [ASKED, TOLD])
+
+
+def test_input_is_appended_to_the_instruction(tmp_path: Path) -> None:
+    row = read_one(tmp_path, {"instruction": "Convert", "input": "buy milk", "output": ANSWER})
+    assert row.turns[0]["content"] == "Convert\n\nbuy milk"
+
+
+def test_a_system_turn_is_kept(tmp_path: Path) -> None:
+    row = read_one(tmp_path, {"messages": [{"role": "system", "content": "Be terse."}, ASKED, TOLD]})
+    assert [turn["role"] for turn in row.turns] == ["system", "user", "assistant"]
+
+
+def test_ids_and_unknown_fields(tmp_path: Path) -> None:
+    row = read_one(tmp_path, {"id": 7, "instruction": "a", "output": ANSWER, "note": "x"})
+    assert (row.id, row.ignored) == ("7", ("note",))
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ({"instruction": "a"}, "'output' is missing"),
+        ({"instruction": None, "output": ANSWER}, "'instruction' is missing"),
+        ({"instruction": "  ", "output": ANSWER}, "'instruction' is empty"),
+        ({"instruction": 3, "output": ANSWER}, "'instruction' must be text"),
+        ({"instruction": "a\u0000b", "output": ANSWER}, "NUL"),
+        ({"question": "a", "answer": ANSWER}, "no 'instruction'"),
+        ({"instruction": "a", "output": ANSWER, "messages": [ASKED, TOLD]}, "two formats"),
+        ({"messages": []}, "must be a list of turns"),
+        ({"messages": "hi"}, "must be a list of turns"),
+        ({"messages": [TOLD, ASKED]}, "must alternate"),
+        ({"messages": [ASKED, TOLD, ASKED]}, "must alternate"),
+        ({"messages": [ASKED, ASKED, TOLD]}, "must alternate"),
+        ({"messages": [{"role": "system", "content": "x"}]}, "must alternate"),
+        ({"messages": [ASKED, {"role": "tool", "content": "x"}, TOLD]}, "role 'tool'"),
+        ({"messages": [{"role": ["user"], "content": "x"}, TOLD]}, "role"),
+        ({"messages": [ASKED, {**TOLD, "tool_calls": [{"id": 1}]}]}, "'tool_calls' is not supported"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, TOLD]}, "only text parts"),
+        ({"id": "", "instruction": "a", "output": ANSWER}, "'id' must be"),
+        ({"id": True, "instruction": "a", "output": ANSWER}, "'id' must be"),
+        (["a"], "JSON array"),
+        ("a", "an object is expected"),
+    ],
+)
+def test_refused_with_a_reason(tmp_path: Path, value: object, reason: str) -> None:
+    row = read_one(tmp_path, value)
+    assert reason in row.reason
+    assert row.turns == ()
+    assert row.line == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"instruction":"a","instruction":"b","output":"{}"}', "occurs twice"),
+        ("not json", "not JSON"),
+        ('{"instruction": "a", "n": NaN, "output": "{}"}', "NaN"),
+        (b'{"instruction":"caf\xe9","output":"{}"}', "not UTF-8 at byte"),
+        (b'{"instruction":"\xed\xa0\xbd\xed\xb8\x80","output":"{}"}', "not UTF-8 at byte"),
+        ('{"instruction":"\\ud83d","output":"{}"}', "surrogate"),
+        ('{"instruction":"a","output":"{}"}'.encode("utf-16"), "UTF-16"),
+        ('{"a":' * 50_000, "nested too deeply"),
+    ],
+)
+def test_bytes_that_are_not_a_row(tmp_path: Path, content: bytes | str, reason: str) -> None:
+    assert reason in read(tmp_path, content)[0].reason
+
+
+def test_only_newlines_end_a_line_and_blank_lines_are_not_rows(tmp_path: Path) -> None:
+    first = json.dumps({"instruction": "one\u2028two\u0085", "output": ANSWER}, ensure_ascii=False)
+    found = read(tmp_path, f"{first}\r\n\n   \n{json.dumps({'instruction': 'b'})}")
+    assert [(row.line, bool(row.reason)) for row in found] == [(1, False), (4, True)]
+    assert found[0].turns[0]["content"] == "one\u2028two\u0085"
+
+
+def test_a_byte_order_mark_is_not_data(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, b"\xef\xbb\xbf" + json.dumps({"instruction": "a", "output": ANSWER}).encode())
+    assert row.reason == ""
+
+
+def test_strings_that_look_like_dates_and_numbers_stay_strings(tmp_path: Path) -> None:
+    row = read_one(tmp_path, {"instruction": "2026-01-02", "output": '{"n":123456789012345678901234}'})
+    assert [turn["content"] for turn in row.turns] == ["2026-01-02", '{"n":123456789012345678901234}']

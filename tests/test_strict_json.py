@@ -1,0 +1,73 @@
+from pathlib import Path
+
+import pytest
+
+from stages.shared import strict_json
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": NaN}',
+        '{"a": -Infinity}',
+        '{"a": 1e999}',
+        '{"a": 1, "a": 2}',
+        "{'a': 1}",
+        '{"a": 1,}',
+        '```json\n{"a": 1}\n```',
+        'Sure! {"a": 1}',
+        '{"a": 1} {"b": 2}',
+        '{"a": "\\ud800"}',
+        '{"a": 1 // one\n}',
+        "",
+        "[" * 100_000,
+        "[" * 200 + "]" * 200,
+        '{"a": ' + "9" * 5000 + "}",
+    ],
+)
+def test_refuses(text: str) -> None:
+    with pytest.raises(strict_json.JsonError):
+        strict_json.parse(text)
+
+
+def test_accepts_json_with_space_around_and_keeps_big_integers() -> None:
+    assert strict_json.parse(' {"a": 123456789012345678901234} \n') == {"a": 123456789012345678901234}
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "equal"),
+    [
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}, True),
+        (1, 1.0, True),
+        (True, 1, False),
+        ({"a": False}, {"a": 0}, False),
+        ([1, 2], [2, 1], False),
+        ([1], [1, 1], False),
+        (None, 0, False),
+        ("a", "A", False),
+        ({"a": [True, None]}, {"a": [True, None]}, True),
+    ],
+)
+def test_equality_is_json_equality(left: object, right: object, equal: bool) -> None:
+    assert strict_json.same(left, right) is equal
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.json"
+    strict_json.write_json(file, {"b": 1, "a": 2})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        strict_json.write_json(file, {"a": float("nan")})
+    assert file.read_text(encoding="utf-8") == '{\n  "a": 2,\n  "b": 1\n}\n'
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_lines_end_at_newlines_only(tmp_path: Path) -> None:
+    rows = [{"text": "one\u2028two\u0085three"}, {"text": "four"}]
+    strict_json.write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert list(strict_json.read_jsonl(tmp_path / "rows.jsonl")) == rows
+
+
+def test_a_bad_line_is_named(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a": \n', encoding="utf-8")
+    with pytest.raises(strict_json.JsonError, match=r"rows\.jsonl:2"):
+        list(strict_json.read_jsonl(tmp_path / "rows.jsonl"))

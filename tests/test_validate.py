@@ -1,0 +1,137 @@
+"""The whole stage on small folders: rows in = kept + refused, and each defect ends under its own check."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from conftest import ROOT, write_rows
+
+from stages import validate
+from stages.shared import rows, strict_json
+
+
+def answer(**change: Any) -> str:
+    return json.dumps({"action": "create", "title": "Buy milk", "priority": "medium", "due_date": None} | change)
+
+
+TRAIN = [
+    {"id": "r1", "instruction": "buy milk", "output": answer()},
+    {"id": "r2", "instruction": "call the bank", "output": answer(title="Call bank")},
+]
+TEST = [{"id": "t1", "instruction": "water the plants", "output": answer(title="Water plants")}]
+
+
+def run(folder: Path, train: list[Any], test: list[Any], schema: Path = ROOT / "data" / "schema.json") -> Result:
+    write_rows(folder / "raw" / "rows.jsonl", train)
+    write_rows(folder / "test" / "rows.jsonl", test)
+    names = {"raw": "raw", "test": "test", "out": "out", "docs": "docs", "metrics": "metrics.json"}
+    options = [part for name, value in names.items() for part in (f"--{name}", value)]
+    suites = str(ROOT / "expectations")
+    return CliRunner().invoke(validate.main, [*options, "--schema", str(schema), "--suites", suites])
+
+
+def refused(folder: Path) -> list[dict[str, Any]]:
+    return list(strict_json.read_jsonl(folder / "out" / "refused.jsonl"))
+
+
+def test_sound_rows_pass_and_their_answers_become_compact(here: Path) -> None:
+    result = run(here, TRAIN, TEST)
+    assert result.exit_code == 0, result.output
+    kept = list(strict_json.read_jsonl(here / "out" / "train.jsonl"))
+    assert [row["id"] for row in kept] == ["r1", "r2"]
+    assert (
+        kept[0]["turns"][1]["content"] == '{"action":"create","title":"Buy milk","priority":"medium","due_date":null}'
+    )
+    assert "rows.jsonl" not in result.output
+    assert (here / "docs" / "index.html").is_file()
+
+
+DEFECTS: list[tuple[str, dict[str, Any], str]] = [
+    ("well_formed", {"instruction": "pay rent"}, "'output' is missing"),
+    ("contract", {"instruction": "pay rent", "output": answer(priority="urgent")}, "urgent"),
+    ("contract", {"instruction": "pay rent", "output": "{'action': 'list'}"}, "single quotes"),
+    ("contract", {"instruction": "pay rent", "output": "```json\n{}\n```"}, "code fence"),
+    ("duplicate", {"instruction": "Buy milk!", "output": answer()}, "raw/rows.jsonl:1"),
+    ("duplicate", {"id": "r1", "instruction": "pay rent", "output": answer(title="Pay rent")}, "raw/rows.jsonl:1"),
+    ("leak", {"instruction": "Water the plants", "output": answer(title="Water plants")}, "test/rows.jsonl:1"),
+]
+
+
+@pytest.mark.parametrize(("check", "row", "reason"), DEFECTS)
+def test_one_defect_fails_one_check_and_is_named(here: Path, check: str, row: dict[str, Any], reason: str) -> None:
+    many = [{"instruction": f"task number {n}", "output": answer(title=f"Task number {n}")} for n in range(3)]
+    result = run(here, [*TRAIN, row, *many], TEST)
+    assert result.exit_code == 1
+    (found,) = refused(here)
+    assert (found["split"], found["file"], found["line"]) == ("train", "raw/rows.jsonl", 3)
+    assert list(found["checks"]) == [check]
+    assert reason in found["checks"][check]
+    assert "raw/rows.jsonl:3" in result.output
+    assert f"validate.limits.{check}" in result.output
+    figures = json.loads((here / "metrics.json").read_text(encoding="utf-8"))["train"]
+    assert figures["rows"] == figures["kept"] + figures["refused"] == 6
+    assert [name for name, part in figures["checks"].items() if not part["success"]] == [check]
+
+
+def test_conflicting_rows_are_all_refused(here: Path) -> None:
+    result = run(here, [*TRAIN, {"instruction": "BUY MILK", "output": answer(priority="high")}], TEST)
+    assert result.exit_code == 1
+    assert [(row["line"], list(row["checks"])) for row in refused(here)] == [(1, ["conflict"]), (3, ["conflict"])]
+
+
+def test_upper_case_in_a_copied_title_is_no_conflict(here: Path) -> None:
+    run(here, [*TRAIN, {"instruction": "BUY MILK", "output": answer(title="BUY MILK")}], TEST)
+    assert [list(row["checks"]) for row in refused(here)] == [["duplicate"]]
+
+
+def test_the_same_words_after_another_turn_are_another_request(here: Path) -> None:
+    def talk(first: str, title: str) -> dict[str, Any]:
+        return {
+            "conversations": [
+                {"role": "user", "content": first},
+                {"role": "assistant", "content": answer(title=title)},
+                {"role": "user", "content": "delete it"},
+                {"role": "assistant", "content": json.dumps({"action": "delete", "title": title})},
+            ]
+        }
+
+    result = run(here, [talk("paint the shed", "Paint shed"), talk("mow the lawn", "Mow lawn")], TEST)
+    assert result.exit_code == 0, result.output
+
+
+def test_a_limit_that_allows_the_share_lets_the_rest_through(here: Path) -> None:
+    text = (here / "params.yaml").read_text(encoding="utf-8")
+    (here / "params.yaml").write_text(text.replace("leak: 0.0", "leak: 0.5"), encoding="utf-8")
+    result = run(here, [*TRAIN, {"instruction": "water the plants", "output": answer(title="Water plants")}], TEST)
+    assert result.exit_code == 0, result.output
+    assert len(refused(here)) == 1
+
+
+@pytest.mark.parametrize(("train", "test"), [([], TEST), (TRAIN, [])])
+def test_no_rows_is_not_a_pass(here: Path, train: list[Any], test: list[Any]) -> None:
+    result = run(here, train, test)
+    assert result.exit_code == 1
+    assert "no rows" in result.output
+
+
+def test_ids_of_rows_without_one_follow_the_content(here: Path) -> None:
+    plain = [{"instruction": row["instruction"], "output": row["output"]} for row in TRAIN]
+    run(here, plain, TEST)
+    first = [row["id"] for row in strict_json.read_jsonl(here / "out" / "train.jsonl")]
+    run(here, plain[::-1], TEST)
+    assert [row["id"] for row in strict_json.read_jsonl(here / "out" / "train.jsonl")] == first[::-1]
+
+
+@pytest.mark.parametrize("suite", [{"name": "train", "expectations": []}, None])
+def test_a_suite_that_expects_nothing_or_raises_is_an_error(here: Path, suite: dict[str, Any] | None) -> None:
+    broken = {"type": "expect_column_values_to_be_null", "kwargs": {"column": "no such column"}}
+    stored = suite or {"name": "train", "expectations": [broken]}
+    for name in ("train", "test"):
+        strict_json.write_json(here / "suites" / f"{name}.json", stored | {"name": name})
+    context = validate.data_docs(here / "docs")
+    table = [validate.Checked(rows.Row("f", 1, "a", (), "", ""))]
+    with pytest.raises(click.ClickException):
+        validate.verdict(table, here / "suites" / "train.json", {}, context)
