@@ -44,11 +44,12 @@ class Checked:
 
 
 def read_folder(folder: Path) -> list[Row]:
-    """All rows of the folder's *.jsonl files. A folder without any is an error."""
-    files = sorted(folder.glob("*.jsonl"))
-    if not files:
-        raise click.ClickException(f"{folder}: no *.jsonl file")
-    return [row for file in files for row in rows.read(file)]
+    """All rows of the folder's *.jsonl files. No file, and a file without rows, are errors."""
+    found = {file: list(rows.read(file)) for file in sorted(folder.glob("*.jsonl"))}
+    empty = [str(file) for file, content in found.items() if not content]
+    if not found or empty:
+        raise click.ClickException(f"{', '.join(empty)}: no rows" if empty else f"{folder}: no *.jsonl file")
+    return [row for content in found.values() for row in content]
 
 
 def check_row(row: Row, rules: contract.Contract) -> Checked:

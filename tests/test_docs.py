@@ -1,0 +1,44 @@
+"""The README names things that exist, and its table is the committed result."""
+
+import json
+import re
+from pathlib import Path
+
+from tools import table
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_module_and_target_named_exists() -> None:
+    modules = set(re.findall(r"python -m ((?:stages|tools|benchmarks)\.\w+)", README))
+    assert {"tools.ask", "stages.train"} <= modules
+    assert all((ROOT / module.replace(".", "/")).with_suffix(".py").is_file() for module in modules)
+    targets = set(re.findall(r"`?make (\w+)`?", README))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert {"repro", "test"} <= targets
+    assert all(f"\n{target}:" in makefile for target in targets)
+
+
+def test_every_file_of_the_tree_exists() -> None:
+    tree = README.split("## The tree")[1].split("```")[1]
+    names = [line.split()[0] for line in tree.strip().split("\n")]
+    built = {"models/"}
+    assert [name for name in names if not (ROOT / name).exists() and name not in built] == []
+
+
+def test_the_table_is_the_committed_result() -> None:
+    shown = README.split("<!-- table -->")[1].split("<!-- /table -->")[0].strip()
+    metrics = json.loads((ROOT / "metrics" / "evaluate.json").read_text(encoding="utf-8"))
+    assert shown == "\n".join(table.table(metrics))
+
+
+def test_constraints_hold_every_dependency_by_exact_version() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = {*project["project"]["dependencies"], *project["dependency-groups"]["dev"]}
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9A-Za-z.]*", line) for line in lines)
+    pinned = {re.sub(r"[_.]", "-", line.split("==")[0].lower()) for line in lines}
+    assert {name.lower().replace(".", "-") for name in wanted} <= pinned
