@@ -1,5 +1,6 @@
 # Set-up and thin names only: DVC is the task runner, dvc.yaml says what runs.
 PYTHON ?= python3.11
+SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -7,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 repro: .venv/installed  ## everything, from the base model to the table of results
 	dvc repro
-	python -m tools.table
+	python -m tools.table --write README.md
 
 test: .venv/installed  ## style, types, tests
 	ruff check .

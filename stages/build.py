@@ -7,22 +7,24 @@ chat.max_length; data/chat/prefix/<system>.json with the turns that a system put
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from stages.shared import chat, contract, model, params, strict_json, text
+from stages.shared import chat, cli, contract, model, params, strict_json, text
 
 Example = dict[str, Any]
+SAVED = ("id", "group", "kind", "prompt", "answer")  # not the line: moving a row must not train again
 
 
 @dataclass(frozen=True)
 class Params:
-    valid_share: float
-    few_shot_examples: int
+    valid_share: params.Share
+    max_refused: params.Share
+    few_shot_examples: params.Count
     zero_shot_instructions: str
     few_shot_instructions: str
 
@@ -36,6 +38,7 @@ def examples_of(row: dict[str, Any], rules: contract.Contract) -> Iterator[Examp
         yield {
             "id": row["id"] if len(answers) == 1 else f"{row['id']}#{count}",
             "group": row["id"],
+            "source": row["source"],
             "kind": rules.kind(strict_json.parse(answer)),
             "prompt": turns[:number],
             "answer": answer,
@@ -57,9 +60,10 @@ def split(rows: list[dict[str, Any]], share: float) -> tuple[list[dict[str, Any]
 
 
 def few_shot(examples: list[Example], kinds: tuple[str, ...], count: int) -> list[Example]:
-    """`count` single-turn examples, taken from each kind in turn, within a kind in the order of their hash."""
-    single = sorted((e for e in examples if len(e["prompt"]) == 1), key=lambda e: (position(e["prompt"]), e["id"]))
-    queues = {kind: [e for e in single if e["kind"] == kind] for kind in kinds or ("",)}
+    """`count` first-turn examples, taken from each kind in turn, within a kind in the order of their hash."""
+    first = [e for e in examples if sum(turn["role"] == "user" for turn in e["prompt"]) == 1]
+    single = sorted(first, key=lambda e: (position(e["prompt"]), e["id"]))
+    queues = {kind: [e for e in single if e["kind"] == kind] for kind in [*kinds, *(e["kind"] for e in single)]}
     chosen: list[Example] = []
     while len(chosen) < count and any(queues.values()):
         chosen += [queue.pop(0) for queue in queues.values() if queue]
@@ -68,7 +72,9 @@ def few_shot(examples: list[Example], kinds: tuple[str, ...], count: int) -> lis
 
 def prefixes(settings: Params, system: str, schema: Any, shots: list[Example]) -> dict[str, list[chat.Turn]]:
     """What each system puts before a request."""
-    shown = [turn for e in shots for turn in [*e["prompt"], {"role": "assistant", "content": e["answer"]}]]
+    shown = [
+        turn for e in shots for turn in [e["prompt"][-1], {"role": "assistant", "content": e["answer"]}]
+    ]  # without a system turn of their own: a template allows one, at the start
     told = {
         "zero_shot": settings.zero_shot_instructions,
         "few_shot": settings.few_shot_instructions,
@@ -94,6 +100,28 @@ def lengths(tokenizer: Any, prefix: list[chat.Turn], examples: list[Example]) ->
     ]
 
 
+def too_long(example: Example, tokens: int, limit: int) -> dict[str, Any]:
+    reason = f"{tokens} tokens, more than chat.max_length = {limit}"
+    return {"id": example["id"], "source": example["source"], "tokens": tokens, "reason": reason}
+
+
+def check_result(splits: dict[str, list[Example]], shots: list[Example], refused: int, max_refused: float) -> None:
+    """Stop on a result that would train or measure something else than it says. Raises InputError."""
+    held = len(splits["train"]) + len(splits["valid"])
+    if refused > max_refused * (held + refused):
+        raise cli.InputError(
+            f"{refused} of {held + refused} training examples are too long, more than build.max_refused = "
+            f"{max_refused} allows; raise chat.max_length, or the limit, in params.yaml"
+        )
+    empty = [name for name, examples in splits.items() if not examples]
+    if empty or not shots:
+        raise cli.InputError(f"no examples for {', '.join(empty or ['few_shot'])}")
+    ids = Counter(example["id"] for examples in splits.values() for example in examples)
+    twice = [name for name, count in ids.items() if count > 1]
+    if twice:
+        raise cli.InputError(f"id {twice[0]!r} occurs twice; ids ending in #1, #2 ... are made for conversations")
+
+
 def figures(examples: list[Example], tokens: list[int]) -> dict[str, Any]:
     return {
         "examples": len(examples),
@@ -104,17 +132,13 @@ def figures(examples: list[Example], tokens: list[int]) -> dict[str, Any]:
     }
 
 
-def path_option(name: str, help_text: str) -> Callable[[Any], Any]:
-    return click.option(name, type=click.Path(path_type=Path), required=True, help=help_text)
-
-
 @click.command(help=__doc__)
-@path_option("--train", "validated training rows")
-@path_option("--test", "validated test rows")
-@path_option("--schema", "JSON Schema of an answer")
-@path_option("--base", "base model, for its tokenizer")
-@path_option("--out", "folder to write")
-@path_option("--metrics", "metrics file")
+@cli.path_option("--train", "validated training rows")
+@cli.path_option("--test", "validated test rows")
+@cli.path_option("--schema", "JSON Schema of an answer")
+@cli.path_option("--base", "base model, for its tokenizer")
+@cli.path_option("--out", "folder to write")
+@cli.path_option("--metrics", "metrics file")
 def main(train: Path, test: Path, schema: Path, base: Path, out: Path, metrics: Path) -> None:
     settings, chat_settings = params.load("build", Params), params.load("chat", params.Chat)
     rules = contract.load(schema, params.load("contract", params.Contract).discriminator)
@@ -124,30 +148,26 @@ def main(train: Path, test: Path, schema: Path, base: Path, out: Path, metrics: 
         name: [example for row in rows for example in examples_of(row, rules)]
         for name, rows in {"train": train_rows, "valid": valid_rows, "test": strict_json.read_jsonl(test)}.items()
     }
-    shots = few_shot(splits["train"], rules.kinds, settings.few_shot_examples)
-    prompts = prefixes(settings, chat_settings.system, rules.validator.schema, shots)
+    prefix = prefixes(settings, chat_settings.system, rules.validator.schema, [])["tuned"]
     counted, refused = {}, []
     for name, examples in splits.items():
-        tokens = lengths(tokenizer, prompts["tuned"], examples)
+        tokens = lengths(tokenizer, prefix, examples)
         limit = chat_settings.max_length if name != "test" else max(tokens, default=0)
-        refused += [
-            {"split": name, "id": e["id"], "tokens": n, "reason": f"longer than chat.max_length = {limit}"}
-            for e, n in zip(examples, tokens, strict=True)
-            if n > limit
-        ]
-        fitting = [(e, n) for e, n in zip(examples, tokens, strict=True) if n <= limit]
-        strict_json.write_jsonl(out / f"{name}.jsonl", [e for e, _ in fitting])
-        counted[name] = figures([e for e, _ in fitting], [n for _, n in fitting])
+        both = list(zip(examples, tokens, strict=True))
+        refused += [too_long(e, n, limit) for e, n in both if n > limit]
+        splits[name] = [e for e, n in both if n <= limit]
+        counted[name] = figures(splits[name], [n for _, n in both if n <= limit])
+    shots = few_shot(splits["train"], rules.kinds, settings.few_shot_examples)
+    for name, examples in splits.items():
+        strict_json.write_jsonl(out / f"{name}.jsonl", [{k: e[k] for k in SAVED} for e in examples])
     strict_json.write_jsonl(out / "refused.jsonl", refused)
-    for system, prefix in prompts.items():
-        strict_json.write_json(out / "prefix" / f"{system}.json", prefix)
+    for system, turns in prefixes(settings, chat_settings.system, rules.validator.schema, shots).items():
+        strict_json.write_json(out / "prefix" / f"{system}.json", turns)
     strict_json.write_json(metrics, {**counted, "refused": len(refused), "few_shot_ids": [e["id"] for e in shots]})
     for row in refused[:20]:
-        click.echo(f"build: {row['split']} {row['id']}: {row['tokens']} tokens: {row['reason']}", err=True)
+        click.echo(f"{row['source']}: {row['reason']}", err=True)
     click.echo(f"build: {', '.join(f'{len(rows)} {name}' for name, rows in splits.items())}", err=True)
-    empty = [name for name in splits if not counted[name]["examples"]]
-    if empty:
-        raise click.ClickException(f"no examples for {', '.join(empty)}")
+    check_result(splits, shots, len(refused), settings.max_refused)
 
 
 if __name__ == "__main__":

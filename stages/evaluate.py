@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from stages.shared import contract, hashes, params, stats, strict_json, text
+from stages.shared import cli, contract, hashes, params, stats, strict_json, text
 
 SYSTEMS = ("zero_shot", "few_shot", "tuned")
 ARTICLES = {"a", "an", "the"}
@@ -24,7 +24,7 @@ LIBRARIES = ("jsonschema", "numpy", "scipy")
 
 @dataclass(frozen=True)
 class Params:
-    bootstrap_resamples: int
+    bootstrap_resamples: params.Count
     seed: int
 
 
@@ -75,7 +75,7 @@ def fields(value: Any, path: str = "") -> set[tuple[str, str]]:
         return {leaf for key, item in value.items() for leaf in fields(item, f"{path}/{key}")}
     if isinstance(value, list) and value:
         return {leaf for number, item in enumerate(value) for leaf in fields(item, f"{path}/{number}")}
-    return {(path, strict_json.compact(value))}
+    return {(path, strict_json.canonical(value))}
 
 
 def score(example: dict[str, Any], prediction: dict[str, Any], rules: contract.Contract) -> Score:
@@ -85,6 +85,7 @@ def score(example: dict[str, Any], prediction: dict[str, Any], rules: contract.C
         said: Any = contract.parse_answer(prediction["answer"])
     except strict_json.JsonError:
         said = None
+    valid = said is not None and rules.error(said) is None
     wanted_fields, said_fields = fields(expected), fields(said) if said is not None else set()
     return Score(
         id=example["id"],
@@ -93,9 +94,9 @@ def score(example: dict[str, Any], prediction: dict[str, Any], rules: contract.C
         wanted_kind=rules.kind(expected),
         said_kind=INVALID if said is None else rules.kind(said),
         json_valid=said is not None,
-        schema_valid=said is not None and rules.error(said) is None,
+        schema_valid=valid,
         exact=said is not None and strict_json.same(said, expected),
-        normalised=said is not None and strict_json.same(loose(said), loose(expected)),
+        normalised=valid and strict_json.same(loose(said), loose(expected)),
         hits=len(wanted_fields & said_fields),
         said=len(said_fields),
         wanted=len(wanted_fields),
@@ -105,11 +106,11 @@ def score(example: dict[str, Any], prediction: dict[str, Any], rules: contract.C
 
 
 def scores(examples: list[dict[str, Any]], predictions: Path, rules: contract.Contract) -> list[Score]:
-    """Pair answers with rows by id. Raises ClickException unless both hold exactly the same ids."""
+    """Pair answers with rows by id. Raises InputError unless both hold exactly the same ids."""
     answers = {row["id"]: row for row in strict_json.read_jsonl(predictions)}
     ids = [example["id"] for example in examples]
     if sorted(answers) != sorted(ids):
-        raise click.ClickException(f"{predictions}: answers and rows have different ids; predict again")
+        raise cli.InputError(f"{predictions}: answers and rows have different ids; predict again")
     return [score(example, answers[example["id"]], rules) for example in examples]
 
 
@@ -153,7 +154,7 @@ def figures(scored: list[Score], settings: Params) -> dict[str, Any]:
         **rate("schema_valid", (s.schema_valid for s in scored)),
         **rate("exact_match", (s.exact for s in scored)),
         **rate("exact_match_normalised", (s.normalised for s in scored)),
-        **rate("action_accuracy", (s.action for s in scored)),
+        **(rate("action_accuracy", (s.action for s in scored)) if any(s.wanted_kind for s in scored) else {}),
         **f1(scored, settings),
         **rate("truncated", (s.truncated for s in scored)),
         "slices": {"action": slices(scored, lambda s: s.wanted_kind), "turn": slices(scored, lambda s: s.turn)},
@@ -190,23 +191,19 @@ def write_csv(path: Path, header: list[str], lines: Iterable[list[Any]]) -> None
         writer.writerows(lines)
 
 
-def path_option(name: str, help_text: str) -> Callable[[Any], Any]:
-    return click.option(name, type=click.Path(path_type=Path), required=True, help=help_text)
-
-
 @click.command(help=__doc__)
-@path_option("--test", "test rows, as built")
-@path_option("--valid", "validation rows, as built")
-@path_option("--schema", "JSON Schema of an answer")
-@path_option("--zero-shot", "answers of the base model, instructed")
-@path_option("--few-shot", "answers of the base model, shown examples")
-@path_option("--tuned", "answers of the tuned model")
-@path_option("--tuned-valid", "answers of the tuned model to the validation rows")
-@path_option("--made-from", "made_from.json of the adapter")
-@path_option("--metrics", "metrics file")
-@path_option("--outcomes", "verdict per row and system")
-@path_option("--confusion", "plot: expected and given kind of each answer of the tuned system")
-@path_option("--by-action", "plot: exact match per kind and system")
+@cli.path_option("--test", "test rows, as built")
+@cli.path_option("--valid", "validation rows, as built")
+@cli.path_option("--schema", "JSON Schema of an answer")
+@cli.path_option("--zero-shot", "answers of the base model, instructed")
+@cli.path_option("--few-shot", "answers of the base model, shown examples")
+@cli.path_option("--tuned", "answers of the tuned model")
+@cli.path_option("--tuned-valid", "answers of the tuned model to the validation rows")
+@cli.path_option("--made-from", "made_from.json of the adapter")
+@cli.path_option("--metrics", "metrics file")
+@cli.path_option("--outcomes", "verdict per row and system")
+@cli.path_option("--confusion", "plot: expected and given kind of each answer of the tuned system")
+@cli.path_option("--by-action", "plot: exact match of the tuned system per kind")
 def main(
     test: Path,
     valid: Path,
@@ -247,16 +244,10 @@ def main(
     rows = [dict(zip(SYSTEMS, per_row, strict=True)) for per_row in zip(*scored.values(), strict=True)]
     strict_json.write_jsonl(outcomes, map(outcome, rows))
     write_csv(confusion, ["expected", "given"], ([s.wanted_kind, s.said_kind or "(none)"] for s in scored["tuned"]))
-    write_csv(
-        by_action,
-        ["action", "system", "exact_match", "low", "high", "n"],
-        (
-            [kind, name, part["exact_match"], part["exact_match_low"], part["exact_match_high"], part["n"]]
-            for name in SYSTEMS
-            for kind, part in result[name]["slices"]["action"].items()
-        ),
-    )
     best = result["tuned"]
+    columns = ["exact_match", "exact_match_low", "exact_match_high", "n"]
+    kinds = best["slices"]["action"].items()
+    write_csv(by_action, ["action", *columns], ([kind, *(part[name] for name in columns)] for kind, part in kinds))
     click.echo(f"evaluate: tuned exact match {best['exact_match']:.3f} of {best['n']} test rows", err=True)
 
 

@@ -17,7 +17,7 @@ from typing import Literal
 
 import click
 
-from stages.shared import hashes, params
+from stages.shared import cli, hashes, params
 
 WANTED = (
     "*.safetensors",
@@ -48,7 +48,7 @@ class Params:
     path: str
 
 
-class FetchError(click.ClickException):
+class FetchError(cli.InputError):
     """The base model can't be had, or is not what was asked for."""
 
 
@@ -134,7 +134,7 @@ def check_config(folder: Path) -> None:
 
 
 @click.command(help=__doc__)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="folder to write")
+@cli.path_option("--out", "folder to write")
 def main(out: Path) -> None:
     settings = params.load("fetch", Params)
     part = out.with_name(out.name + ".part")

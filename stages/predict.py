@@ -5,24 +5,15 @@ In: chat rows, a prompt prefix, the base model, optionally an adapter. Out: for 
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from stages.shared import chat, generate, model, params, strict_json
+from stages.shared import chat, cli, generate, model, params, strict_json
 
 
-@dataclass(frozen=True)
-class Params:
-    device: str
-    batch_size: int
-    max_new_tokens: int
-
-
-def answers(network: Any, tokenizer: Any, settings: Params, prompts: list[list[int]]) -> list[generate.Answer]:
+def answers(network: Any, tokenizer: Any, settings: params.Predict, prompts: list[list[int]]) -> list[generate.Answer]:
     """One answer per prompt, in the order of the prompts, with progress."""
     from tqdm import tqdm
 
@@ -32,6 +23,17 @@ def answers(network: Any, tokenizer: Any, settings: Params, prompts: list[list[i
             found[index] = answer
             bar.update()
     return [found[index] for index in range(len(prompts))]
+
+
+def check_room(source: Path, examples: list[dict[str, Any]], tokenizer: Any, room: int) -> None:
+    """An expected answer that could not be written in full would count as a failure of every system."""
+    for example in examples:
+        needed = len(chat.answer_ids(tokenizer, example["answer"]))
+        if needed > room:
+            raise cli.InputError(
+                f"{source}: {example['id']}: the expected answer has {needed} tokens, more than "
+                f"predict.max_new_tokens = {room}; raise it in params.yaml"
+            )
 
 
 def outputs(rows: list[dict[str, Any]], found: list[generate.Answer]) -> list[dict[str, Any]]:
@@ -47,21 +49,17 @@ def outputs(rows: list[dict[str, Any]], found: list[generate.Answer]) -> list[di
     ]
 
 
-def path_option(name: str, help_text: str, **options: Any) -> Callable[[Any], Any]:
-    return click.option(name, type=click.Path(path_type=Path), help=help_text, **options)
-
-
 @click.command(help=__doc__)
-@path_option("--base", "base model", required=True)
-@path_option("--adapter", "LoRA adapter; without it the base model answers")
-@path_option("--prefix", "turns before each prompt", required=True)
-@path_option("--rows", "chat rows; may be repeated", required=True, multiple=True)
-@path_option("--out", "predictions, one file for each --rows", required=True, multiple=True)
-@path_option("--timing", "timing file", required=True)
+@cli.path_option("--base", "base model")
+@cli.path_option("--adapter", "LoRA adapter; without it the base model answers", required=False)
+@cli.path_option("--prefix", "turns before each prompt")
+@cli.path_option("--rows", "chat rows; may be repeated", multiple=True)
+@cli.path_option("--out", "predictions, one file for each --rows", multiple=True)
+@cli.path_option("--timing", "timing file")
 def main(
     base: Path, adapter: Path | None, prefix: Path, rows: tuple[Path, ...], out: tuple[Path, ...], timing: Path
 ) -> None:
-    settings = params.load("predict", Params)
+    settings = params.load("predict", params.Predict)
     if len(rows) != len(out):
         raise click.UsageError("give one --out for each --rows")
     key, device = model.device(settings.device)
@@ -71,6 +69,7 @@ def main(
     started, count, tokens = time.monotonic(), 0, 0
     for source, target in zip(rows, out, strict=True):
         examples = list(strict_json.read_jsonl(source))
+        check_room(source, examples, tokenizer, settings.max_new_tokens)
         prompts = [chat.prompt_ids(tokenizer, chat.with_prefix(turns, e["prompt"])) for e in examples]
         found = answers(network, tokenizer, settings, prompts)
         strict_json.write_jsonl(target, outputs(examples, found))

@@ -6,8 +6,9 @@ made_from.json (what it was made from), metrics, the loss curves, and a timing f
 
 import json
 import shutil
+import sys
+import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 import click
 
-from stages.shared import chat, hashes, model, params, strict_json
+from stages.shared import chat, cli, hashes, model, params, strict_json
 
 LIBRARIES = ("accelerate", "bitsandbytes", "datasets", "peft", "torch", "transformers", "trl")
 IGNORED = -100  # the label that the loss skips
@@ -25,15 +26,15 @@ IGNORED = -100  # the label that the loss skips
 class Params:
     device: str
     seed: int
-    epochs: float
-    learning_rate: float
-    warmup_share: float
-    batch_size: int
-    micro_batch_size: int
+    epochs: params.Positive
+    learning_rate: params.Positive
+    warmup_share: params.Share
+    batch_size: params.Count
+    micro_batch_size: params.Count
     weight_decay: float
-    lora_rank: int
-    lora_alpha: int
-    lora_dropout: float
+    lora_rank: params.Count
+    lora_alpha: params.Count
+    lora_dropout: params.Share
 
 
 def encode(tokenizer: Any, prefix: list[chat.Turn], example: dict[str, Any]) -> dict[str, list[int]]:
@@ -44,7 +45,7 @@ def encode(tokenizer: Any, prefix: list[chat.Turn], example: dict[str, Any]) -> 
 
 
 def check_labels(name: str, row: dict[str, list[int]], answer: str, tokenizer: Any, max_length: int) -> None:
-    """What the model is trained to say must be the answer and EOS, nothing else. Raises ClickException naming the row.
+    """What the model is trained to say must be the answer and EOS, nothing else. Raises InputError naming the row.
 
     A mask that is wrong in every row trains without complaint, and shows only as a poor model much later.
     """
@@ -61,7 +62,7 @@ def check_labels(name: str, row: dict[str, list[int]], answer: str, tokenizer: A
     elif len(row["input_ids"]) > max_length:
         problem = f"{len(row['input_ids'])} tokens, more than chat.max_length = {max_length}"
     if problem:
-        raise click.ClickException(f"training row {name}: {problem}")
+        raise cli.InputError(f"training row {name}: {problem}")
 
 
 def dataset(tokenizer: Any, prefix: list[chat.Turn], file: Path, max_length: int) -> Any:
@@ -142,7 +143,7 @@ def make_trainer(network: Any, tokenizer: Any, settings: Params, args: Any, trai
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
     if len(trainer.train_dataset) != len(train):
-        raise click.ClickException(f"TRL kept {len(trainer.train_dataset)} of {len(train)} training rows")
+        raise cli.InputError(f"TRL kept {len(trainer.train_dataset)} of {len(train)} training rows")
     return trainer
 
 
@@ -157,6 +158,19 @@ def score_labelled_tokens_only() -> bool:
         return False
     trl_utils._use_triton = lambda device: True
     return True
+
+
+def run(trainer: Any) -> tuple[float, float]:
+    """Train to the last step; return wall and CPU seconds. Raises InputError when it stopped early."""
+    from peft.helpers import disable_input_dtype_casting
+
+    wall, cpu = time.monotonic(), time.process_time()
+    # On CPU, PEFT does not see that autocast is on, and copies every input to float32 for autocast to copy it back.
+    with disable_input_dtype_casting(trainer.model, active=trainer.args.bf16 or trainer.args.fp16):
+        trainer.train()
+    if trainer.state.global_step < trainer.state.max_steps:
+        raise cli.InputError(f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}")
+    return time.monotonic() - wall, time.process_time() - cpu
 
 
 def curve(history: list[dict[str, float]], name: str) -> list[dict[str, float]]:
@@ -191,23 +205,20 @@ def peak_memory(device: model.Device) -> int:
         return int(torch.cuda.max_memory_allocated())
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def path_option(name: str, help_text: str) -> Callable[[Any], Any]:
-    return click.option(name, type=click.Path(path_type=Path), required=True, help=help_text)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 @click.command(help=__doc__)
-@path_option("--train", "chat rows to train on")
-@path_option("--valid", "chat rows held out")
-@path_option("--prefix", "turns before each prompt")
-@path_option("--base", "base model")
-@path_option("--out", "folder for the adapter")
-@path_option("--metrics", "metrics file")
-@path_option("--train-loss", "plot: loss per step")
-@path_option("--valid-loss", "plot: loss per epoch on the held-out rows")
-@path_option("--timing", "timing file")
+@cli.path_option("--train", "chat rows to train on")
+@cli.path_option("--valid", "chat rows held out")
+@cli.path_option("--prefix", "turns before each prompt")
+@cli.path_option("--base", "base model")
+@cli.path_option("--out", "folder for the adapter")
+@cli.path_option("--metrics", "metrics file")
+@cli.path_option("--train-loss", "plot: loss per step")
+@cli.path_option("--valid-loss", "plot: loss per epoch on the held-out rows")
+@cli.path_option("--timing", "timing file")
 def main(
     train: Path,
     valid: Path,
@@ -230,19 +241,16 @@ def main(
     train_set = dataset(tokenizer, turns, train, max_length)
     valid_set = dataset(tokenizer, turns, valid, max_length)
     compact_head = device.name == "cuda" or score_labelled_tokens_only()
-    args = arguments(settings, device, out.with_name("scratch"))
-    trainer = make_trainer(model.load_quantised(base, device), tokenizer, settings, args, train_set, valid_set)
-    started = time.monotonic(), time.process_time()
-    trainer.train()
-    wall, cpu = time.monotonic() - started[0], time.process_time() - started[1]
-    if trainer.state.global_step < trainer.state.max_steps:
-        raise click.ClickException(f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}")
+    with tempfile.TemporaryDirectory() as scratch:
+        args = arguments(settings, device, Path(scratch))
+        trainer = make_trainer(model.load_quantised(base, device), tokenizer, settings, args, train_set, valid_set)
+        wall, cpu = run(trainer)
     tokens = sum(map(len, train_set["input_ids"]))
     origin = {
         "base": hashes.of_folder(base),
         "train": hashes.of_file(train),
         "valid": hashes.of_file(valid),
-        "prefix": hashes.of_file(prefix),
+        "prefix": turns,
         "params": asdict(settings),
         "versions": {name: version(name) for name in LIBRARIES},
         "device": key,

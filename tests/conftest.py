@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
+# A contract of the tests' own: data/ belongs to whoever uses the repository.
+SCHEMA = ROOT / "tests" / "schema.json"
 TEMPLATE = (
     "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
     "{{ '<|im_start|>system\nYou are a helpful assistant<|im_end|>\n' }}{% endif %}"
@@ -31,8 +33,7 @@ def make_base(folder: Path) -> Path:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    text = (ROOT / "data" / "raw" / "tasks-1.jsonl").read_text(encoding="utf-8").split("\n")
-    tokenizer.train_from_iterator(text, trainer)
+    tokenizer.train_from_iterator(SCHEMA.read_text(encoding="utf-8").split("\n"), trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|im_end|>")
     fast.chat_template = TEMPLATE
     torch.manual_seed(0)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from conftest import ROOT
+from conftest import ROOT, SCHEMA
 
 from tools import ask
 
@@ -17,7 +17,7 @@ def run(monkeypatch: pytest.MonkeyPatch, said: str, *options: str) -> Result:
     """The command with the model's words given; generation has its own tests."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(ask, "answer", lambda request, base, adapter: said)
-    here = ["--base", "data", "--adapter", "data", "--schema", "data/schema.json"]
+    here = ["--base", "data", "--adapter", "data", "--schema", str(SCHEMA)]
     return CliRunner().invoke(ask.main, ["buy milk tomorrow", *here, *options])
 
 

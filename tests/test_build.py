@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from conftest import ROOT, write_rows
+from conftest import SCHEMA, write_rows
 
 from stages import build
 from stages.shared import contract, strict_json
 
-RULES = contract.load(ROOT / "data" / "schema.json")
+RULES = contract.load(SCHEMA)
 
 
 def row(name: str, *requests: str) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def row(name: str, *requests: str) -> dict[str, Any]:
     for request in requests:
         answer = {"action": "complete", "title": request}
         turns += [{"role": "user", "content": request}, {"role": "assistant", "content": strict_json.compact(answer)}]
-    return {"id": name, "turns": turns}
+    return {"id": name, "source": f"rows.jsonl:{name}", "turns": turns}
 
 
 def test_one_example_per_assistant_turn() -> None:
@@ -56,13 +56,18 @@ def test_few_shot_covers_the_kinds_and_does_not_depend_on_order() -> None:
     assert build.few_shot(examples[::-1], RULES.kinds, 8) == chosen
     assert len(build.few_shot(examples, RULES.kinds, 100)) == len(examples)
     assert build.few_shot([{**shot("a", 1), "kind": ""}], (), 3) != []
+    talk = shot("delete", 9)
+    told = {**talk, "prompt": [{"role": "system", "content": "be brief"}, *talk["prompt"]]}
+    assert build.few_shot([told], ("create",), 3) == [told]
+    prefix = build.prefixes(build.Params(0.1, 0.0, 1, "zero", "few"), "tuned", {}, [told])["few_shot"]
+    assert [turn["role"] for turn in prefix] == ["system", "user", "assistant"]
 
 
 def run(base: Path, train: list[dict[str, Any]], test: list[dict[str, Any]]) -> Result:
     files = {
         "train": str(write_rows(Path("train.jsonl"), train)),
         "test": str(write_rows(Path("test.jsonl"), test)),
-        "schema": str(ROOT / "data" / "schema.json"),
+        "schema": str(SCHEMA),
         "base": str(base),
         "out": "chat",
         "metrics": "build.json",
@@ -78,10 +83,11 @@ def rows() -> list[dict[str, Any]]:
 def test_too_long_rows_are_refused_and_test_rows_never(here: Path, base: Path, rows: list[dict[str, Any]]) -> None:
     long = "word " * 200
     result = run(base, [*rows, row("long", long)], [row("t1", "a test"), row("t2", long)])
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 1
+    assert "build.max_refused" in result.output
+    assert "rows.jsonl:long: " in result.output
     (refused,) = strict_json.read_jsonl(here / "chat" / "refused.jsonl")
     assert refused["id"] == "long"
-    assert "long" in result.output
     metrics = json.loads((here / "build.json").read_text(encoding="utf-8"))
     assert metrics["train"]["examples"] + metrics["valid"]["examples"] + metrics["refused"] == 61
     assert metrics["test"]["examples"] == 2

@@ -45,7 +45,7 @@ def test_evaluate_never_loads_torch() -> None:
     code = (
         "import sys\nfrom pathlib import Path\nfrom stages import evaluate\n"
         "from stages.shared import contract\n"
-        "rules = contract.load(Path('data/schema.json'))\n"
+        "rules = contract.load(Path('tests/schema.json'))\n"
         "row = {'id': 'a', 'group': 'a', 'prompt': [], 'answer': '{\"action\":\"list\",\"filter\":\"all\"}'}\n"
         "said = {'answer': row['answer'], 'truncated': False}\n"
         "print(evaluate.figures([evaluate.score(row, said, rules)], evaluate.Params(10, 1))['exact_match'])\n"

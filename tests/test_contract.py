@@ -3,11 +3,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import SCHEMA
 
 from stages.shared import contract, strict_json
 
-ROOT = Path(__file__).parent.parent
-TASK_API = contract.load(ROOT / "data" / "schema.json")
+TASK_API = contract.load(SCHEMA)
 CREATE = {"action": "create", "title": "Buy milk", "priority": "medium", "due_date": None}
 
 
@@ -69,6 +69,11 @@ def test_discriminator_of_other_schemas(tmp_path: Path) -> None:
     }
     assert load(tmp_path, refs).discriminator == "kind"
     assert load(tmp_path, {"type": "object"}).discriminator == ""
+    root = {
+        "$ref": "#/definitions/r",
+        "definitions": {"r": {"oneOf": [{"$ref": "#/definitions/x"}]}, "x": refs["$defs"]["x"]},
+    }
+    assert load(tmp_path, root).kinds == ("x",)
     assert load(tmp_path, enum, "note").discriminator == "note"
 
 
@@ -76,6 +81,12 @@ def test_discriminator_of_other_schemas(tmp_path: Path) -> None:
 def test_a_bad_schema_is_refused_by_name(tmp_path: Path, schema: str) -> None:
     with pytest.raises(contract.ContractError, match=r"schema\.json"):
         load(tmp_path, schema)
+
+
+def test_a_schema_that_refers_to_itself_is_refused(tmp_path: Path) -> None:
+    rules = load(tmp_path, {"$ref": "#"})
+    with pytest.raises(contract.ContractError, match="itself"):
+        rules.error({})
 
 
 def test_remote_references_are_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

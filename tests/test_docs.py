@@ -14,7 +14,7 @@ def test_every_module_and_target_named_exists() -> None:
     modules = set(re.findall(r"python -m ((?:stages|tools|benchmarks)\.\w+)", README))
     assert {"tools.ask", "stages.train"} <= modules
     assert all((ROOT / module.replace(".", "/")).with_suffix(".py").is_file() for module in modules)
-    targets = set(re.findall(r"`?make (\w+)`?", README))
+    targets = set(re.findall(r"(?:^|`)make (\w+)", README, re.MULTILINE))
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert {"repro", "test"} <= targets
     assert all(f"\n{target}:" in makefile for target in targets)
@@ -28,9 +28,9 @@ def test_every_file_of_the_tree_exists() -> None:
 
 
 def test_the_table_is_the_committed_result() -> None:
-    shown = README.split("<!-- table -->")[1].split("<!-- /table -->")[0].strip()
     metrics = json.loads((ROOT / "metrics" / "evaluate.json").read_text(encoding="utf-8"))
-    assert shown == "\n".join(table.table(metrics))
+    assert table.BEGIN in README
+    assert table.put(README, table.table(metrics)) == README, "run: python -m tools.table --write README.md"
 
 
 def test_constraints_hold_every_dependency_by_exact_version() -> None:

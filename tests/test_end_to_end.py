@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SCHEMA, write_rows
 from ruamel.yaml import YAML
 
 BIN = Path(sys.executable).parent
@@ -16,6 +18,17 @@ SMALL = {
     "train": {"epochs": 1.0, "device": "cpu-fp32"},
     "predict": {"device": "cpu-fp32", "max_new_tokens": 6},
 }
+
+
+def row(number: int) -> dict[str, Any]:
+    """One request, or a conversation of two for every fifth number."""
+    title = f"Errand {number}"
+    answer = {"action": "create", "title": title, "priority": "medium", "due_date": None}
+    turns = [{"role": "user", "content": f"do errand {number}"}, {"role": "assistant", "content": json.dumps(answer)}]
+    if number % 5:
+        return {"instruction": turns[0]["content"], "output": turns[1]["content"]}
+    gone = json.dumps({"action": "delete", "title": title})
+    return {"messages": [*turns, {"role": "user", "content": "drop it"}, {"role": "assistant", "content": gone}]}
 
 
 def run(clone: Path, *command: str) -> str:
@@ -40,11 +53,11 @@ def clone(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
         if name and name != "dvc.lock" and not name.startswith("metrics/") and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes((ROOT / name).read_bytes())
-    for file, count in (("raw/tasks-1.jsonl", 40), ("test/tasks.jsonl", 10)):
-        lines = (folder / "data" / file).read_text(encoding="utf-8").strip("\n").split("\n")
-        # Some of each end: the files begin with single requests and end with conversations.
-        few = lines[:count] + lines[-count:]
-        (folder / "data" / file).write_text("\n".join(few) + "\n", encoding="utf-8")
+    shutil.rmtree(folder / "data")
+    (folder / "data").mkdir()
+    shutil.copy(SCHEMA, folder / "data" / "schema.json")
+    write_rows(folder / "data" / "raw" / "rows.jsonl", [row(number) for number in range(70)])
+    write_rows(folder / "data" / "test" / "rows.jsonl", [row(number) for number in range(100, 120)])
     yaml = YAML()
     params = yaml.load((folder / "params.yaml").read_text(encoding="utf-8"))
     for section, change in SMALL.items():

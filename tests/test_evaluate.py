@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from conftest import ROOT, write_rows
+from conftest import SCHEMA, write_rows
 
 from stages import evaluate
 from stages.shared import contract
 
-RULES = contract.load(ROOT / "data" / "schema.json")
+RULES = contract.load(SCHEMA)
 EXPECTED = {"action": "create", "title": "Review the report", "priority": "medium", "due_date": None}
 
 
@@ -33,6 +33,7 @@ def said(answer: str | dict[str, Any]) -> dict[str, Any]:
         (dict(reversed(EXPECTED.items())), "exact", 4),
         (EXPECTED | {"title": "review report!"}, "normalised", 3),
         (EXPECTED | {"priority": "high"}, "wrong", 3),
+        (EXPECTED | {"priority": "Medium!"}, "off_contract", 3),
         ({"action": "list", "filter": "all"}, "wrong", 0),
         (EXPECTED | {"priority": "urgent"}, "off_contract", 3),
         (EXPECTED | {"extra": 1}, "off_contract", 4),
@@ -93,7 +94,7 @@ def run(folder: Path, tuned: list[dict[str, Any]]) -> Result:
     files = {
         "test": "rows.jsonl",
         "valid": "rows.jsonl",
-        "schema": str(ROOT / "data" / "schema.json"),
+        "schema": str(SCHEMA),
         "zero-shot": "weak.jsonl",
         "few-shot": "weak.jsonl",
         "tuned": "tuned.jsonl",

@@ -57,9 +57,9 @@ def test_equal_prompts_and_counts(network: Any, tokenizer: Any, prompts: list[li
 def test_an_answer_ends_at_eos(tokenizer: Any) -> None:
     eos = tokenizer.eos_token_id
     ids = tokenizer.encode("{}", add_special_tokens=False)
-    stopped = generate._answer(tokenizer, [1, 2], [*ids, eos, eos], eos)
+    stopped = generate._answer(tokenizer, [1, 2], [*ids, eos, eos], [eos])
     assert (stopped.text, stopped.answer_tokens, stopped.truncated) == ("{}", len(ids), False)
-    assert generate._answer(tokenizer, [1, 2], ids, eos).truncated is True
+    assert generate._answer(tokenizer, [1, 2], ids, [eos]).truncated is True
 
 
 def test_nothing_to_generate(network: Any, tokenizer: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from conftest import ROOT, write_rows
+from conftest import ROOT, SCHEMA, write_rows
 
 from stages import validate
 from stages.shared import rows, strict_json
@@ -24,7 +24,7 @@ TRAIN = [
 TEST = [{"id": "t1", "instruction": "water the plants", "output": answer(title="Water plants")}]
 
 
-def run(folder: Path, train: list[Any], test: list[Any], schema: Path = ROOT / "data" / "schema.json") -> Result:
+def run(folder: Path, train: list[Any], test: list[Any], schema: Path = SCHEMA) -> Result:
     write_rows(folder / "raw" / "rows.jsonl", train)
     write_rows(folder / "test" / "rows.jsonl", test)
     names = {"raw": "raw", "test": "test", "out": "out", "docs": "docs", "metrics": "metrics.json"}
@@ -47,6 +47,32 @@ def test_sound_rows_pass_and_their_answers_become_compact(here: Path) -> None:
     )
     assert "rows.jsonl" not in result.output
     assert (here / "docs" / "index.html").is_file()
+
+
+def test_a_leak_behind_a_system_prompt_is_a_leak(here: Path) -> None:
+    hidden = {"system": "be brief", "instruction": "water the plants", "output": answer(title="Water plants")}
+    run(here, [*TRAIN, hidden], TEST)
+    assert [list(row["checks"]) for row in refused(here)] == [["leak"]]
+
+
+def test_another_order_of_keys_is_no_conflict(here: Path) -> None:
+    turned = json.dumps(dict(reversed(json.loads(answer()).items())))
+    run(here, [*TRAIN, {"instruction": "buy milk", "output": turned}], TEST)
+    assert [list(row["checks"]) for row in refused(here)] == [["duplicate"]]
+
+
+def test_a_refused_row_makes_no_other_row_a_duplicate(here: Path) -> None:
+    first = {"id": "r1", "instruction": "pay rent", "output": answer(title="Pay rent")}
+    run(here, [*TRAIN, first, first | {"id": "r9"}], TEST)
+    assert [row["line"] for row in refused(here)] == [3]
+
+
+def test_files_that_would_be_ignored_are_named(here: Path) -> None:
+    (here / "raw").mkdir()
+    (here / "raw" / "more.json").write_text("{}", encoding="utf-8")
+    result = run(here, TRAIN, TEST)
+    assert result.exit_code == 1
+    assert "raw/more.json" in result.output
 
 
 DEFECTS: list[tuple[str, dict[str, Any], str]] = [

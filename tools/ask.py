@@ -11,11 +11,9 @@ from typing import Any
 
 import click
 
-from stages.shared import chat, contract, generate, model, params, strict_json
-from stages.shared.params import Chat
+from stages.shared import chat, cli, contract, generate, model, params, strict_json
 from tools import due_date
 
-MAX_NEW_TOKENS = 128
 HERE = {"base": "models/base", "adapter": "models/adapter", "schema": "data/schema.json"}
 
 
@@ -27,11 +25,12 @@ def folder(name: str, help_text: str) -> Callable[[Any], Any]:
 
 def answer(request: str, base: Path, adapter: Path) -> str:
     """Return the model's text for one request, with the prompt that training used."""
+    settings = params.load("predict", params.Predict)
     tokenizer = model.load_tokenizer(base)
-    network = model.load_for_generation(base, adapter, model.device()[1])
-    system = {"role": "system", "content": params.load("chat", Chat).system}
-    prompt = chat.prompt_ids(tokenizer, chat.with_prefix([system], [{"role": "user", "content": request}]))
-    ((_, found),) = generate.greedy(network, tokenizer, [prompt], MAX_NEW_TOKENS, 1)
+    network = model.load_for_generation(base, adapter, model.device(settings.device)[1])
+    prefix = strict_json.parse((adapter / "made_from.json").read_text(encoding="utf-8"))["prefix"]
+    prompt = chat.prompt_ids(tokenizer, chat.with_prefix(prefix, [{"role": "user", "content": request}]))
+    ((_, found),) = generate.greedy(network, tokenizer, [prompt], settings.max_new_tokens, 1)
     return found.text
 
 
@@ -70,7 +69,7 @@ def with_iso_date(value: dict[str, object], today: date) -> dict[str, object]:
     try:
         return value | {"due_date": due_date.resolve(named, today).isoformat()}
     except ValueError as error:
-        raise click.ClickException(str(error)) from error
+        raise cli.InputError(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -1,12 +1,17 @@
-"""Print the results of the last run as a Markdown table: three systems on the same test rows, and the gain."""
+"""Print the results of the last run as a Markdown table: three systems on the same test rows, and the gain.
+
+With --write, the table also replaces the one between the marks in a Markdown file, so that the numbers on show are
+those of the commit.
+"""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from stages.shared import strict_json
+from stages.shared import cli, strict_json
 
+BEGIN, END = "<!-- table -->", "<!-- /table -->"
 SYSTEMS = ("zero_shot", "few_shot", "tuned")
 COLUMNS = {
     "JSON valid": "json_valid",
@@ -19,6 +24,8 @@ COLUMNS = {
 
 
 def cell(figures: dict[str, Any], name: str) -> str:
+    if name not in figures:  # the contract has no discriminator
+        return "-"
     return f"{figures[name]:.3f} [{figures[name + '_low']:.3f}, {figures[name + '_high']:.3f}]"
 
 
@@ -41,12 +48,25 @@ def table(metrics: dict[str, Any]) -> list[str]:
     ]
 
 
+def put(document: str, lines: list[str]) -> str:
+    """The document with the table between its marks; unchanged where it has none."""
+    before, begin, rest = document.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    return before + begin + "\n" + "\n".join(lines) + "\n" + end + after if end else document
+
+
 @click.command(help=__doc__)
 @click.option("--metrics", type=click.Path(path_type=Path), default="metrics/evaluate.json", show_default=True)
-def main(metrics: Path) -> None:
+@click.option("--write", type=click.Path(path_type=Path, exists=True), help="Markdown file to put the table into")
+def main(metrics: Path, write: Path | None) -> None:
     if not metrics.is_file():
-        raise click.ClickException(f"{metrics} is missing; run `make repro`")
-    click.echo("\n".join(table(strict_json.parse(metrics.read_text(encoding="utf-8")))))
+        raise cli.InputError(f"{metrics} is missing; run `make repro`")
+    lines = table(strict_json.parse(metrics.read_text(encoding="utf-8")))
+    click.echo("\n".join(lines))
+    if write:
+        document = put(write.read_text(encoding="utf-8"), lines)
+        with strict_json.replacing(write) as file:
+            file.write(document)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from stages.shared import strict_json
+from stages.shared.cli import InputError
 
 
-class ContractError(ValueError):
+class ContractError(InputError):
     """The schema file can't be used; the message says why."""
 
 
@@ -26,6 +27,8 @@ class Contract:
 
         try:
             error = best_match(self.validator.iter_errors(value))
+        except RecursionError:
+            raise ContractError("the schema refers to itself without end") from None
         except Unresolvable as unresolved:
             raise ContractError(f"the schema's reference {unresolved} can't be resolved; nothing is fetched") from None
         if error is None:
@@ -64,7 +67,7 @@ def load(path: Path, discriminator: str | None = None) -> Contract:
 
     try:
         schema = strict_json.parse(path.read_text(encoding="utf-8"))
-        if not isinstance(schema, dict):
+        if not isinstance(schema, dict) or not isinstance(schema.get("$schema", ""), str):
             raise ContractError(f"{path}: a JSON Schema object is expected")
         cls = validator_for(schema, default=Draft202012Validator)
         cls.check_schema(schema)
@@ -78,13 +81,21 @@ def load(path: Path, discriminator: str | None = None) -> Contract:
     return Contract(validator, name, _kinds(schema, name))
 
 
-def _branches(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """The alternatives of the schema; `$ref` to its own `$defs` is followed one step."""
-    found = []
-    for branch in schema.get("oneOf") or schema.get("anyOf") or []:
-        name = str(branch.get("$ref", "")).removeprefix("#/$defs/") if isinstance(branch, dict) else ""
-        found.append(schema.get("$defs", {}).get(name, branch))
-    return [branch for branch in found if isinstance(branch, dict)]
+def _followed(root: dict[str, Any], part: Any) -> dict[str, Any]:
+    """The schema that a local `$ref` points at, however often; the part itself where there is none."""
+    for _ in range(strict_json.MAX_DEPTH):
+        if not isinstance(part, dict) or not str(part.get("$ref", "")).startswith("#/"):
+            break
+        target: Any = root
+        for step in part["$ref"].removeprefix("#/").split("/"):
+            target = target.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(target, dict) else None
+        part = target
+    return part if isinstance(part, dict) else {}
+
+
+def _branches(root: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """The alternatives of the schema."""
+    return [_followed(root, branch) for branch in schema.get("oneOf") or schema.get("anyOf") or []]
 
 
 def _constants(part: dict[str, Any], name: str) -> list[str]:
@@ -99,16 +110,19 @@ def _constants(part: dict[str, Any], name: str) -> list[str]:
     )
 
 
-def _discriminator(schema: dict[str, Any]) -> str:
+def _discriminator(root: dict[str, Any]) -> str:
     """The property that is constant in every alternative; else the first required one with an enum; else ''."""
-    branches = _branches(schema)
+    schema = _followed(root, root)
+    branches = _branches(root, schema)
     for name in branches[0].get("properties", {}) if branches else []:
         if all(len(_constants(branch, name)) == 1 for branch in branches):
             return str(name)
-    return next((str(name) for name in schema.get("required", []) if _constants(schema, name)), "")
+    required = schema.get("required", [])
+    return next((str(name) for name in required if _constants(schema, name)), "") if isinstance(required, list) else ""
 
 
-def _kinds(schema: dict[str, Any], name: str) -> tuple[str, ...]:
+def _kinds(root: dict[str, Any], name: str) -> tuple[str, ...]:
     """The discriminator's values in the order of the schema."""
-    parts = [schema, *_branches(schema)]
+    schema = _followed(root, root)
+    parts = [schema, *_branches(root, schema)]
     return tuple(dict.fromkeys(kind for part in parts for kind in _constants(part, name)))

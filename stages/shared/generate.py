@@ -27,13 +27,21 @@ def greedy(
     import torch
 
     shared = _shared_length(prompts)
+    stops = stop_ids(model, tokenizer)
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), prompts[index]))
     with torch.inference_mode():
         start = _prefill(model, prompts[0][:shared]) if shared else None
         for first in range(0, len(order), batch_size):
             batch = order[first : first + batch_size]
             rows = [prompts[index] for index in batch]
-            yield from zip(batch, _batch(model, tokenizer, rows, shared, start, max_new_tokens), strict=True)
+            yield from zip(batch, _batch(model, tokenizer, rows, shared, start, stops, max_new_tokens), strict=True)
+
+
+def stop_ids(model: Any, tokenizer: Any) -> list[int]:
+    """The tokens that end an answer: the tokenizer's EOS first, then what the model names beside it (Gemma, Phi)."""
+    named = model.generation_config.eos_token_id
+    extra = named if isinstance(named, list) else [named]
+    return list(dict.fromkeys([tokenizer.eos_token_id, *(token for token in extra if token is not None)]))
 
 
 def _shared_length(prompts: list[list[int]]) -> int:
@@ -52,15 +60,20 @@ def _prefill(model: Any, ids: list[int]) -> Any:
 
 
 def _batch(
-    model: Any, tokenizer: Any, rows: list[list[int]], shared: int, start: Any, max_new_tokens: int
+    model: Any,
+    tokenizer: Any,
+    rows: list[list[int]],
+    shared: int,
+    start: Any,
+    stops: list[int],
+    max_new_tokens: int,
 ) -> list[Answer]:
     """Generate for rows that all begin with the same `shared` tokens, whose keys and values are `start`."""
     import torch
 
     width = max(map(len, rows))
-    eos = tokenizer.eos_token_id
     pads = [width - len(row) for row in rows]
-    ids = torch.tensor([row[:shared] + [eos] * pad + row[shared:] for row, pad in zip(rows, pads, strict=True)])
+    ids = torch.tensor([row[:shared] + [stops[0]] * pad + row[shared:] for row, pad in zip(rows, pads, strict=True)])
     mask = torch.ones_like(ids)
     for number, pad in enumerate(pads):
         mask[number, shared : shared + pad] = 0
@@ -73,19 +86,18 @@ def _batch(
         input_ids=ids.to(model.device),
         attention_mask=mask.to(model.device),
         past_key_values=cache,
-        generation_config=_config(eos, max_new_tokens),
+        generation_config=_config(stops, max_new_tokens),
     )
-    return [_answer(tokenizer, row, new, eos) for row, new in zip(rows, out[:, width:].tolist(), strict=True)]
+    return [_answer(tokenizer, row, new, stops) for row, new in zip(rows, out[:, width:].tolist(), strict=True)]
 
 
-def _config(eos: int, max_new_tokens: int) -> Any:
+def _config(stops: list[int], max_new_tokens: int) -> Any:
     from transformers import GenerationConfig
 
-    return GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=eos, pad_token_id=eos)
+    return GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=stops, pad_token_id=stops[0])
 
 
-def _answer(tokenizer: Any, prompt: list[int], new: list[int], eos: int) -> Answer:
-    stopped = eos in new
-    ids = new[: new.index(eos)] if stopped else new
-    text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return Answer(text, len(prompt), len(ids), not stopped)
+def _answer(tokenizer: Any, prompt: list[int], new: list[int], stops: list[int]) -> Answer:
+    end = next((number for number, token in enumerate(new) if token in stops), len(new))
+    text = tokenizer.decode(new[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return Answer(text, len(prompt), end, end == len(new))

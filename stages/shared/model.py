@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.shared.cli import InputError
+
 # Everything is local once `fetch` has run. Without this, bitsandbytes and transformers may ask the hub for kernels.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -34,11 +36,11 @@ DEVICES = {
 
 
 def device(wanted: str = "auto") -> tuple[str, Device]:
-    """Return the row of DEVICES for this machine, or the one asked for. Raises ValueError for an unknown name."""
+    """Return the row of DEVICES for this machine, or the one asked for. Raises InputError for an unknown name."""
     import torch
 
     if wanted != "auto" and wanted not in DEVICES:
-        raise ValueError(f"device {wanted!r} is not one of auto, {', '.join(DEVICES)}")
+        raise InputError(f"device {wanted!r} is not one of auto, {', '.join(DEVICES)}")
     if wanted != "auto":
         return wanted, DEVICES[wanted]
     if torch.cuda.is_available():
@@ -57,12 +59,18 @@ def _cpu_has_bf16() -> bool:
 
 
 def load_tokenizer(base: Path) -> Any:
-    """The base model's own tokenizer. Raises ValueError when it has no chat template or no EOS."""
+    """The base's tokenizer. Raises InputError when it has no EOS, or can't render a system prompt and a chat."""
+    from jinja2 import TemplateError
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     if not tokenizer.chat_template or tokenizer.eos_token_id is None:
-        raise ValueError(f"{base}: the tokenizer has no chat template or no EOS token; choose an instruct model")
+        raise InputError(f"{base}: the tokenizer has no chat template or no EOS token; choose an instruct model")
+    probe = [{"role": role, "content": role} for role in ("system", "user", "assistant", "user")]
+    try:
+        tokenizer.apply_chat_template(probe, tokenize=False)
+    except TemplateError as error:
+        raise InputError(f"{base}: the chat template refuses a system prompt or an earlier turn: {error}") from error
     return tokenizer
 
 

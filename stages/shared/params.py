@@ -6,13 +6,20 @@ DVC parses params.yaml as YAML 1.2 with ruamel, so this does too: PyYAML would r
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from annotated_types import Ge, Gt, Le
+
+from stages.shared.cli import InputError
 
 PARAMS = Path("params.yaml")
 Section = TypeVar("Section")
+Count = Annotated[int, Gt(0)]
+Positive = Annotated[float, Gt(0)]
+Share = Annotated[float, Ge(0), Le(1)]
 
 
-class ParamsError(ValueError):
+class ParamsError(InputError):
     """params.yaml has an unknown, a missing or a mistyped key; the message names each."""
 
 
@@ -25,10 +32,19 @@ class Contract:
 
 @dataclass(frozen=True)
 class Chat:
-    """The section `chat`, which build, train, predict and tools.ask share."""
+    """The section `chat`."""
 
     system: str
-    max_length: int
+    max_length: Count
+
+
+@dataclass(frozen=True)
+class Predict:
+    """The section `predict`, for generating answers."""
+
+    device: str
+    batch_size: Count
+    max_new_tokens: Count
 
 
 def load(name: str, section: type[Section], path: Path = PARAMS) -> Section:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.shared import strict_json
+from stages.shared.cli import InputError
 
 Turn = dict[str, str]
 ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
@@ -32,7 +33,7 @@ class Row:
     ignored: tuple[str, ...] = ()
 
 
-class RowError(ValueError):
+class RowError(InputError):
     """The row can't be used; the message says why."""
 
 

@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from stages.shared.cli import InputError
+
 MAX_DEPTH = 100  # deeper values would exhaust Python's stack in the recursive comparisons
 
 
-class JsonError(ValueError):
+class JsonError(InputError):
     """The text is not strict JSON; the message says why."""
 
 
@@ -80,15 +82,22 @@ def compact(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
+def canonical(value: Any) -> str:
+    """One text for all spellings of equal JSON values: keys sorted, 1.0 written as 1."""
+    return json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def same(left: Any, right: Any) -> bool:
     """Equality of JSON values: numbers by value, `true` is not 1, the order of keys is irrelevant (JSON Schema)."""
-    if isinstance(left, bool) or isinstance(right, bool):
-        return left is right
-    if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
-    if isinstance(left, list) and isinstance(right, list):
-        return len(left) == len(right) and all(map(same, left, right))
-    return bool(left == right)
+    return canonical(left) == canonical(right)
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:

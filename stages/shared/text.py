@@ -1,10 +1,10 @@
-"""When two texts count as the same: NFKC, case folded, punctuation and runs of space dropped."""
+"""When two texts count as the same: NFKC, case folded, punctuation, control characters and runs of space dropped."""
 
-import re
 import unicodedata
 
 
 def normalise(text: str) -> str:
-    """Return the text reduced to its words; a text without any word (an emoji) only folded, so it stays distinct."""
+    """Return the text reduced to its words; symbols and emoji are words too, and a text of punctuation stays itself."""
     folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(re.findall(r"[^\W_]+", folded)) or " ".join(folded.split())
+    words = "".join(" " if unicodedata.category(char)[0] in "PZC" else char for char in folded).split()
+    return " ".join(words or folded.split())
