@@ -181,6 +181,25 @@ def curve(history: list[dict[str, float]], name: str) -> list[dict[str, float]]:
     ]
 
 
+def write_curve(file: Path, entries: list[dict[str, float]]) -> None:
+    """Write a loss curve as CSV, for `dvc plots`."""
+    with strict_json.replacing(file) as handle:
+        handle.write("step,epoch,loss\n" + "".join(f"{e['step']},{e['epoch']},{e['loss']}\n" for e in entries))
+
+
+def speed(tokens: float, wall: float, cpu: float, device: model.Device) -> dict[str, Any]:
+    """What the timing file holds. `tokens`: all that were trained on, padding not counted."""
+    import torch
+
+    return {
+        "seconds": round(wall, 1),
+        "tokens_per_second": round(tokens / wall, 1),
+        "tokens_per_cpu_second": round(tokens / cpu, 1),
+        "peak_memory_bytes": peak_memory(device),
+        "threads": torch.get_num_threads(),
+    }
+
+
 def publish(trainer: Any, out: Path, origin: dict[str, Any]) -> None:
     """Write adapter_model.safetensors, adapter_config.json and made_from.json; no pickle, the same bytes every time."""
     part = out.with_name(out.name + ".part")
@@ -258,9 +277,8 @@ def main(
     }
     publish(trainer, out, origin)
     trained, held_out = curve(trainer.state.log_history, "loss"), curve(trainer.state.log_history, "eval_loss")
-    for file, entries in ((train_loss, trained), (valid_loss, held_out)):
-        with strict_json.replacing(file) as handle:
-            handle.write("step,epoch,loss\n" + "".join(f"{e['step']},{e['epoch']},{e['loss']}\n" for e in entries))
+    write_curve(train_loss, trained)
+    write_curve(valid_loss, held_out)
     strict_json.write_json(
         metrics,
         {
@@ -274,16 +292,7 @@ def main(
             "device": {"key": key, "compact_head": compact_head, **asdict(device)},
         },
     )
-    strict_json.write_json(
-        timing,
-        {
-            "seconds": round(wall, 1),
-            "tokens_per_second": round(tokens * settings.epochs / wall, 1),
-            "tokens_per_cpu_second": round(tokens * settings.epochs / cpu, 1),
-            "peak_memory_bytes": peak_memory(device),
-            "threads": torch.get_num_threads(),
-        },
-    )
+    strict_json.write_json(timing, speed(tokens * settings.epochs, wall, cpu, device))
     click.echo(f"train: {len(train_set)} rows, {trainer.state.global_step} steps in {wall:.0f} s on {key}", err=True)
 
 

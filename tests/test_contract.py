@@ -69,10 +69,8 @@ def test_discriminator_of_other_schemas(tmp_path: Path) -> None:
     }
     assert load(tmp_path, refs).discriminator == "kind"
     assert load(tmp_path, {"type": "object"}).discriminator == ""
-    root = {
-        "$ref": "#/definitions/r",
-        "definitions": {"r": {"oneOf": [{"$ref": "#/definitions/x"}]}, "x": refs["$defs"]["x"]},
-    }
+    kind = {"properties": {"kind": {"const": "x"}}}
+    root = {"$ref": "#/definitions/r", "definitions": {"r": {"oneOf": [{"$ref": "#/definitions/x"}]}, "x": kind}}
     assert load(tmp_path, root).kinds == ("x",)
     assert load(tmp_path, enum, "note").discriminator == "note"
 
