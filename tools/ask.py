@@ -23,8 +23,22 @@ def folder(name: str, help_text: str) -> Callable[[Any], Any]:
     )
 
 
+def quiet() -> None:
+    """Stderr holds the verdict and nothing else: no progress bars, no advice from libraries."""
+    import logging
+    import warnings
+
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
 def answer(request: str, base: Path, adapter: Path) -> str:
     """Return the model's text for one request, with the prompt that training used."""
+    quiet()
     settings = params.load("predict", params.Predict)
     tokenizer = model.load_tokenizer(base)
     network = model.load_for_generation(base, adapter, model.device(settings.device)[1])
