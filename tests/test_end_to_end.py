@@ -16,7 +16,7 @@ BIN = Path(sys.executable).parent
 SMALL = {
     "fetch": {"source": "path"},
     "train": {"epochs": 1.0, "device": "cpu-fp32"},
-    "predict": {"device": "cpu-fp32", "max_new_tokens": 6},
+    "predict": {"device": "cpu-fp32", "max_new_tokens": 60},
 }
 
 
