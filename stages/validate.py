@@ -1,56 +1,41 @@
-"""Validate the rows: keep what is sound, refuse the rest by file, line and reason, and stop when too much is refused.
+"""Validate the rows against the quality checklist: keep what is sound, refuse the rest by file, line and reason.
 
 In: data/raw/*.jsonl (training), data/test/*.jsonl, the contract. Out: data/validated/{train,test,refused}.jsonl, a
 metrics file and Great Expectations' Data Docs. Rows in = rows kept + rows refused, always.
 
-Each check fills one column of a table with its reason, or leaves it null; the suites in expectations/ say which column
-must be null how often. So Great Expectations decides, and its Data Docs lead from a failed check to file and line.
+stages/checklist has a file for each bullet of the checklist. A check of single rows fills one column of a table with
+its reason, or leaves it null; a check of the whole gives a figure. The suites in expectations/ say how many rows may
+have a reason, and where a figure must lie, so Great Expectations decides, and its Data Docs lead to file and line.
 """
 
-import hashlib
-import os
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from stages.shared import cli, contract, params, rows, strict_json, text
-from stages.shared.rows import Row
+from stages.checklist import clean, consistent, correct, representative, safe, size, verdicts
+from stages.checklist.listed import Listed, listed
+from stages.checklist.row import Checked, flag, sound
+from stages.checklist.verdicts import Settings, Tables, Verdict
+from stages.shared import cli, contract, params, rows, strict_json
 
-CHECKS = ("well_formed", "contract", "duplicate", "conflict", "leak")
 KNOWN = (".jsonl", ".dvc")  # the latter points at a large file that DVC holds
 SHOWN = 20  # refused rows named on the terminal; all of them are in the file
+FILES = {"flags": "flagged.jsonl", "reasons": "refused.jsonl"}
+Check = Callable[[list[Checked]], object]
 
 
-@dataclass(frozen=True)
-class Params:
-    limits: dict[str, params.Share]
-
-
-@dataclass
-class Checked:
-    """A row and the reason of each check that it failed; for each of its answers the normalised prompt with the answer,
-    and the same prompt without a system turn.
-    """
-
-    row: Row
-    reasons: dict[str, str] = field(default_factory=dict)
-    examples: list[tuple[str, str]] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-    kinds: list[str] = field(default_factory=list)
-
-    @property
-    def where(self) -> str:
-        return f"{self.row.file}:{self.row.line}"
-
-
-def read_folder(folder: Path) -> list[Row]:
+def read_folder(folder: Path) -> list[rows.Row]:
     """All rows of the folder's *.jsonl files. No file, another kind of file, and a file without rows are errors."""
     other = [str(file) for file in sorted(folder.iterdir()) if file.suffix not in KNOWN and file.name[0] != "."]
     if other:
         raise cli.InputError(f"{', '.join(other)}: only *.jsonl files, not in folders, are read")
+    absent = [str(file) for file in sorted(folder.glob("*.dvc")) if not file.with_suffix("").is_file()]
+    if absent:
+        raise cli.InputError(f"{', '.join(absent)}: the rows that it points at are not here; try `dvc pull`")
     found = {file: list(rows.read(file)) for file in sorted(folder.glob("*.jsonl"))}
     empty = [str(file) for file, content in found.items() if not content]
     if not found or empty:
@@ -58,256 +43,118 @@ def read_folder(folder: Path) -> list[Row]:
     return [row for content in found.values() for row in content]
 
 
-def check_row(row: Row, rules: contract.Contract) -> Checked:
-    """Check a row by itself; the answers of the result have the one compact spelling."""
-    if row.reason:
-        return Checked(row, {"well_formed": row.reason})
-    checked, turns, said = Checked(row), [], {"all": "", "talk": ""}
-    for turn in row.turns:
-        content = turn["content"]
-        if turn["role"] == "assistant":
-            try:
-                value = contract.parse_answer(content)
-            except strict_json.JsonError as error:
-                return Checked(row, {"contract": f"answer: {error}{hint(content)}"})
-            if broken := rules.error(value):
-                return Checked(row, {"contract": f"answer: {broken}"})
-            content = strict_json.compact(value)
-            checked.examples.append((said["all"], strict_json.canonical(value).casefold()))
-            checked.requests.append(said["talk"])
-            checked.kinds.append(rules.kind(value))
-        line = f"{turn['role']}: {text.normalise(content)}\n"
-        said["all"] += line
-        said["talk"] += line if turn["role"] != "system" else ""
-        turns.append({"role": turn["role"], "content": content})
-    checked.row = replace(row, turns=tuple(turns), id=row.id or content_id(turns))
-    return checked
+def read_table(folder: Path, rules: contract.Contract) -> list[Checked]:
+    from tqdm import tqdm
+
+    found = tqdm(read_folder(folder), desc=f"validate: reading {folder}", unit=" rows", delay=2, mininterval=1)
+    return [correct.check_row(row, rules) for row in found]
 
 
-def hint(answer: str) -> str:
-    """What people usually meant when an answer is not JSON."""
-    if answer.lstrip().startswith("```"):
-        return " (take the code fence away)"
-    if answer.lstrip().startswith("{'"):
-        return " (single quotes: this is Python's spelling, not JSON)"
-    return ""
+def check(tables: Tables, values: list[Listed], settings: Settings) -> None:
+    """Fill in the reasons of all row checks.
+
+    Checks that compare rows come last and leave out what is refused already, so that one defect fails one check.
+    """
+    from tqdm import tqdm
+
+    train, test = tables["train"], tables["test"]
+    one_table: list[Check] = [
+        *single_checks(settings),
+        partial(flag, checks=settings.flag_only),
+        clean.check_duplicates,
+        consistent.check_conflicts,
+        partial(clean.check_near_duplicates, similarity=settings.similarity),
+    ]
+    steps: list[Callable[[], object]] = [
+        partial(correct.check_grounded, [train, test], values, settings.copied),
+        *(partial(step, table) for table in (train, test) for step in one_table),
+        partial(safe.check_triggers, train, settings.trigger_rows),
+        partial(representative.check_leaks, train, test),
+        partial(representative.check_near_leaks, train, test, settings.similarity),
+        *(partial(flag, table, settings.flag_only) for table in (train, test)),
+    ]
+    for step in tqdm(steps, desc="validate: checking", unit=" checks", delay=2, mininterval=1):
+        step()
 
 
-def content_id(turns: list[dict[str, str]]) -> str:
-    """A row without an id is known by its content, so that it keeps its id wherever it moves."""
-    return hashlib.sha256(strict_json.compact(turns).encode()).hexdigest()[:12]
+def single_checks(settings: Settings) -> list[Check]:
+    """The checks that refuse a row whatever other rows are refused."""
+    return [
+        consistent.check_order,
+        consistent.check_types,
+        partial(consistent.check_rules, rules=settings.rules),
+        clean.check_characters,
+        clean.check_chat_tokens,
+        safe.check_secrets,
+        partial(safe.check_personal, region=settings.phone_region),
+        partial(safe.check_abuse, allowed=settings.allowed_words),
+    ]
 
 
-def check_duplicates(table: list[Checked]) -> None:
-    """Refuse a row that adds nothing to the rows before it, and a second row of the same id."""
-    seen: dict[tuple[str, str], str] = {}
-    ids: dict[str, str] = {}
-    for checked in table:
-        if checked.reasons:
-            continue
-        known = [seen[example] for example in checked.examples if example in seen]
-        if len(known) == len(checked.examples):
-            checked.reasons["duplicate"] = f"same request and answer as {known[-1]}"
-        elif checked.row.id in ids:
-            checked.reasons["duplicate"] = f"id {checked.row.id!r} is also at {ids[checked.row.id]}"
-        if checked.reasons:
-            continue
-        for example in checked.examples:
-            seen.setdefault(example, checked.where)
-        ids.setdefault(checked.row.id, checked.where)
-
-
-def check_conflicts(table: list[Checked]) -> None:
-    """Refuse every row whose request has another answer elsewhere: nothing tells which one is right."""
-    answers: dict[str, dict[str, str]] = {}
-    for checked in table:
-        for prompt, answer in checked.examples:
-            answers.setdefault(prompt, {}).setdefault(answer, checked.where)
-    for checked in table:
-        for prompt, answer in checked.examples:
-            others = [where for other, where in answers[prompt].items() if other != answer]
-            if others:
-                checked.reasons["conflict"] = f"same request, other answer at {others[0]}"
-
-
-def check_leaks(train: list[Checked], test: list[Checked]) -> None:
-    """Refuse training rows that hold a test request, whatever system prompt either has."""
-    requests = {request: checked.where for checked in test for request in checked.requests}
-    for checked in train:
-        found = [requests[request] for request in checked.requests if request in requests]
-        if found:
-            checked.reasons["leak"] = f"same request as the test row {found[0]}"
-
-
-def verdict(table: list[Checked], suite_file: Path, limits: dict[str, float], docs: Any) -> dict[str, dict[str, Any]]:
-    """Run one suite over the table; return per expectation whether it held. Raises InputError if it can't run."""
-    import great_expectations as gx
-    import pandas as pd
-
-    columns = ["file", "line", "id", *CHECKS]
-    frame = pd.DataFrame(
-        [[c.row.file, c.row.line, c.row.id, *(c.reasons.get(check) for check in CHECKS)] for c in table],
-        columns=columns,
-        dtype=object,
-    )
-    stored = strict_json.parse(suite_file.read_text(encoding="utf-8"))
-    suite = docs.suites.add(gx.ExpectationSuite(**stored))
-    source = docs.data_sources.add_pandas(suite.name)
-    batch = source.add_dataframe_asset("rows").add_batch_definition_whole_dataframe("all")
-    definition = docs.validation_definitions.add(gx.ValidationDefinition(name=suite.name, data=batch, suite=suite))
-    checkpoint = gx.Checkpoint(
-        name=suite.name,
-        validation_definitions=[definition],
-        result_format={
-            "result_format": "COMPLETE",
-            "unexpected_index_column_names": ["file", "line"],
-            "include_unexpected_rows": False,
-        },
-    )
-    ran = checkpoint.run(
-        batch_parameters={"dataframe": frame},
-        expectation_parameters={check: 1 - limit for check, limit in limits.items()},
-    )
-    (result,) = ran.run_results.values()
-    return outcomes(suite_file, result, len(stored["expectations"]))
-
-
-def outcomes(suite_file: Path, result: Any, expected: int) -> dict[str, dict[str, Any]]:
-    """Great Expectations counts an expectation that raised as merely failed, and an empty suite as a success."""
-    found = {}
-    for item in result.results:
-        name = item.expectation_config.kwargs.get("column", item.expectation_config.type)
-        if raised := exceptions(item.exception_info or {}):
-            raise cli.InputError(f"{suite_file}: {name}: {raised[0]}")
-        found[name] = {"success": bool(item.success)}
-    if not found or len(found) != expected:
-        raise cli.InputError(f"{suite_file}: {len(found)} of {expected} expectations were evaluated")
-    return found
-
-
-def exceptions(info: dict[str, Any]) -> list[str]:
-    """The messages in an expectation's exception_info, which holds one record, or one for each metric."""
-    records = [info] if "exception_message" in info else [part for part in info.values() if isinstance(part, dict)]
-    return [str(part["exception_message"]) for part in records if part.get("exception_message")]
-
-
-def data_docs(folder: Path) -> Any:
-    """A Great Expectations context whose Data Docs go to `folder`; no telemetry."""
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    import great_expectations as gx
-
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}  # a run takes well under two seconds
-    for name in list(context.get_site_names()):
-        context.delete_data_docs_site(name)
-    context.add_data_docs_site(
-        "local",
-        {
-            "class_name": "SiteBuilder",
-            "show_how_to_buttons": False,
-            "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder.resolve())},
-            "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
-        },
-    )
-    return context
-
-
-def summary(table: list[Checked], held: dict[str, dict[str, Any]], limits: dict[str, float]) -> dict[str, Any]:
-    """The figures of one split for metrics/validate.json."""
-    kept = [checked for checked in table if not checked.reasons]
-    counts = Counter(check for checked in table for check in checked.reasons)
-    checks = {
-        name: {"refused": counts[name], "share": counts[name] / max(len(table), 1), "limit": limits[name], **result}
-        for name, result in held.items()
-        if name in limits
-    }
+def summary(table: list[Checked]) -> dict[str, Any]:
+    """The counts of one split."""
+    kept = sound(table)
     return {
         "rows": len(table),
         "kept": len(kept),
         "refused": len(table) - len(kept),
         "examples": sum(len(checked.examples) for checked in kept),
         "multi_turn": sum(len(checked.examples) > 1 for checked in kept),
-        "kinds": dict(Counter(kind for checked in kept for kind in checked.kinds if kind)),
+        "kinds": dict(Counter(example.kind for checked in kept for example in checked.examples if example.kind)),
         "ignored_fields": dict(Counter(name for checked in kept for name in checked.row.ignored)),
-        "checks": checks,
-        "failed": sorted(name for name, result in held.items() if not result["success"]),
+        **clean.distinct_ngrams(kept),
     }
 
 
-def kept_rows(table: list[Checked]) -> list[dict[str, Any]]:
-    return [{"id": c.row.id, "source": c.where, "turns": list(c.row.turns)} for c in table if not c.reasons]
+def write_rows(out: Path, tables: Tables) -> list[dict[str, Any]]:
+    """Write what is kept, by split, and what is refused or flagged, with its reasons; return what is refused."""
+    for split, table in tables.items():
+        kept = [{"id": c.row.id, "source": c.where, "turns": list(c.row.turns)} for c in table if not c.reasons]
+        strict_json.write_jsonl(out / f"{split}.jsonl", kept)
+    for name in ("flags", "reasons"):
+        failed = [
+            {"split": split, "file": c.row.file, "line": c.row.line, "checks": getattr(c, name), "row": c.row.raw}
+            for split, table in tables.items()
+            for c in table
+            if getattr(c, name)
+        ]
+        strict_json.write_jsonl(out / FILES[name], failed)
+    return failed
 
 
-def refused_rows(table: list[Checked], split: str) -> list[dict[str, Any]]:
-    return [
-        {"split": split, "file": c.row.file, "line": c.row.line, "checks": c.reasons, "row": c.row.raw}
-        for c in table
-        if c.reasons
-    ]
-
-
-def report(refused: list[dict[str, Any]], figures: dict[str, Any]) -> list[str]:
-    """Lines for the terminal: refused rows, then the checks that failed with the knob that rules them."""
-    lines = [f"{r['file']}:{r['line']}: {check}: {why}" for r in refused for check, why in r["checks"].items()]
+def report(refused: list[dict[str, Any]], found: list[Verdict], tables: Tables) -> list[str]:
+    """Lines for the terminal: refused rows, what does not hold and the knob that rules it, and the counts."""
+    lines = [f"{r['file']}:{r['line']}: {name}: {why}" for r in refused for name, why in r["checks"].items()]
     if len(lines) > SHOWN:
         lines[SHOWN:] = [f"... and {len(lines) - SHOWN} more, all of them in refused.jsonl"]
-    for split, part in figures.items():
-        others = [name for name in part["failed"] if name not in CHECKS]
-        lines += [f"validate: {split}: the expectation on {name} failed ({part['rows']} rows)" for name in others]
-        lines += [
-            f"validate: {split}: {name} refused {check['refused']} of {part['rows']} rows, more than "
-            f"validate.limits.{name} = {check['limit']} allows; mend the rows, or raise the limit in params.yaml"
-            for name, check in part["checks"].items()
-            if not check["success"]
-        ]
-    return lines
-
-
-def limits_of(settings: Params) -> dict[str, float]:
-    if set(settings.limits) != set(CHECKS):
-        raise params.ParamsError(f"params.yaml: validate.limits must have exactly: {', '.join(CHECKS)}")
-    if not all(0 <= limit <= 1 for limit in settings.limits.values()):
-        raise params.ParamsError("params.yaml: validate.limits are shares, from 0 to 1")
-    return settings.limits
+    lines += [verdict.line() for verdict in found if verdict.severity != "held"]
+    lines += [f"validate: {verdicts.counts(split, table)}" for split, table in tables.items()]
+    kept = len(sound(tables["train"]))
+    return [*lines, f"validate: {kept} training rows; {size.verdict(kept)}"]
 
 
 @click.command(help=__doc__)
 @cli.path_option("--raw", "folder of training rows")
 @cli.path_option("--test", "folder of test rows")
 @cli.path_option("--schema", "JSON Schema of an answer")
-@cli.path_option("--suites", "folder of expectation suites, train.json and test.json")
+@cli.path_option("--suites", "folder of expectation suites: train, test, coverage, figures")
 @cli.path_option("--out", "folder for kept and refused rows")
 @cli.path_option("--docs", "folder for Data Docs")
 @cli.path_option("--metrics", "metrics file")
 def main(raw: Path, test: Path, schema: Path, suites: Path, out: Path, docs: Path, metrics: Path) -> None:
-    limits = limits_of(params.load("validate", Params))
+    settings = params.load("validate", Settings)
     rules = contract.load(schema, params.load("contract", params.Contract).discriminator)
-    tables = {
-        "train": [check_row(row, rules) for row in read_folder(raw)],
-        "test": [check_row(row, rules) for row in read_folder(test)],
-    }
-    for table in tables.values():
-        check_duplicates(table)
-        check_conflicts(table)
-    check_leaks(tables["train"], tables["test"])
-    context = data_docs(docs)
-    figures = {
-        split: summary(table, verdict(table, suites / f"{split}.json", limits, context), limits)
-        for split, table in tables.items()
-    }
-    context.build_data_docs()
-    refused = [row for split, table in tables.items() for row in refused_rows(table, split)]
-    for split, table in tables.items():
-        strict_json.write_jsonl(out / f"{split}.jsonl", kept_rows(table))
-    strict_json.write_jsonl(out / "refused.jsonl", refused)
-    strict_json.write_json(metrics, figures)
-    for line in report(refused, figures):
+    tables = {split: read_table(folder, rules) for split, folder in (("train", raw), ("test", test))}
+    values = listed(rules)
+    check(tables, values, settings)
+    found = verdicts.judge(tables, values, settings, suites, docs)
+    refused = write_rows(out, tables)
+    figures = {split: summary(table) for split, table in tables.items()}
+    strict_json.write_json(metrics, figures | {"checklist": verdicts.checklist(found)})
+    for line in report(refused, found, tables):
         click.echo(line, err=True)
-    for split, part in figures.items():
-        click.echo(
-            f"validate: {split}: {part['rows']} rows = {part['kept']} kept + {part['refused']} refused", err=True
-        )
-    if any(part["failed"] for part in figures.values()):
+    severities = {"critical"} if settings.stop_at == "critical" else {"critical", "warning"}
+    if any(verdict.severity in severities for verdict in found):
         raise SystemExit(1)
 
 

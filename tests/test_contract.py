@@ -94,3 +94,22 @@ def test_remote_references_are_not_fetched(tmp_path: Path, monkeypatch: pytest.M
     rules = load(tmp_path, {"$ref": "http://127.0.0.1:9/schema.json"})
     with pytest.raises(contract.ContractError, match=r"127\.0\.0\.1"):
         rules.error({})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"action": "list", "filter": "all"},
+        {"action": "list", "filter": "later"},
+        {"action": "list"},
+        {"action": "list", "filter": "all", "title": "Milk"},
+        {"action": "dance"},
+        {"filter": "all"},
+        {"action": None, "filter": "all"},
+        {"action": "delete", "title": ""},
+    ],
+)
+def test_the_one_alternative_that_can_hold_decides_as_the_whole_schema_does(value: object) -> None:
+    rules = contract.load(SCHEMA)
+    assert rules.by_kind
+    assert (rules.error(value) is None) == rules.validator.is_valid(value)

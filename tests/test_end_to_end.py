@@ -122,6 +122,17 @@ def test_editing_the_scorer_runs_the_scorer_only(clone: Path) -> None:
     assert (clone / "metrics" / "evaluate.json").read_bytes() == before
 
 
+def test_rows_that_dvc_holds_are_read_beside_those_in_git(clone: Path) -> None:
+    big = clone / "data" / "raw" / "big.jsonl"
+    write_rows(big, [row(number) for number in range(201, 210)])
+    run(clone, "dvc", "add", "data/raw/big.jsonl")
+    run(clone, "dvc", "repro", "--single-item", "validate")
+    figures = json.loads((clone / "metrics" / "validate.json").read_text(encoding="utf-8"))
+    assert figures["train"]["kept"] == 79
+    big.unlink()
+    (clone / "data" / "raw" / "big.jsonl.dvc").unlink()
+
+
 def test_a_bad_row_stops_the_pipeline_and_is_named(clone: Path) -> None:
     rows = clone / "data" / "raw" / "broken.jsonl"
     rows.write_text('{"instruction": "buy milk", "output": "{\'action\': \'list\'}"}\n', encoding="utf-8")

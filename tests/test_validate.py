@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 from conftest import ROOT, SCHEMA, write_rows
 
 from stages import validate
-from stages.shared import rows, strict_json
+from stages.checklist import suites
+from stages.shared import strict_json
 
 
 def answer(**change: Any) -> str:
@@ -88,7 +90,7 @@ DEFECTS: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("check", "row", "reason"), DEFECTS)
 def test_one_defect_fails_one_check_and_is_named(here: Path, check: str, row: dict[str, Any], reason: str) -> None:
-    many = [{"instruction": f"task number {n}", "output": answer(title=f"Task number {n}")} for n in range(3)]
+    many = [{"instruction": f"do errand {n}", "output": answer(title=f"Errand {n}")} for n in range(3)]
     result = run(here, [*TRAIN, row, *many], TEST)
     assert result.exit_code == 1
     (found,) = refused(here)
@@ -97,13 +99,19 @@ def test_one_defect_fails_one_check_and_is_named(here: Path, check: str, row: di
     assert reason in found["checks"][check]
     assert "raw/rows.jsonl:3" in result.output
     assert f"validate.limits.{check}" in result.output
-    figures = json.loads((here / "metrics.json").read_text(encoding="utf-8"))["train"]
-    assert figures["rows"] == figures["kept"] + figures["refused"] == 6
-    assert [name for name, part in figures["checks"].items() if not part["success"]] == [check]
+    figures = json.loads((here / "metrics.json").read_text(encoding="utf-8"))
+    assert figures["train"]["rows"] == figures["train"]["kept"] + figures["train"]["refused"] == 6
+    failed = [
+        (name, scopes["train"]["example"])
+        for group in figures["checklist"].values()
+        for name, scopes in group.items()
+        if scopes.get("train", {}).get("verdict") == "critical"
+    ]
+    assert failed == [(check, f"raw/rows.jsonl:3: {found['checks'][check]}")]
 
 
 def test_conflicting_rows_are_all_refused(here: Path) -> None:
-    result = run(here, [*TRAIN, {"instruction": "BUY MILK", "output": answer(priority="high")}], TEST)
+    result = run(here, [*TRAIN, {"instruction": "BUY MILK", "output": answer(title="Milk")}], TEST)
     assert result.exit_code == 1
     assert [(row["line"], list(row["checks"])) for row in refused(here)] == [(1, ["conflict"]), (3, ["conflict"])]
 
@@ -151,13 +159,59 @@ def test_ids_of_rows_without_one_follow_the_content(here: Path) -> None:
     assert [row["id"] for row in strict_json.read_jsonl(here / "out" / "train.jsonl")] == first[::-1]
 
 
-@pytest.mark.parametrize("suite", [{"name": "train", "expectations": []}, None])
-def test_a_suite_that_expects_nothing_or_raises_is_an_error(here: Path, suite: dict[str, Any] | None) -> None:
-    broken = {"type": "expect_column_values_to_be_null", "kwargs": {"column": "no such column"}}
-    stored = suite or {"name": "train", "expectations": [broken]}
-    for name in ("train", "test"):
-        strict_json.write_json(here / "suites" / f"{name}.json", stored | {"name": name})
-    context = validate.data_docs(here / "docs")
-    table = [validate.Checked(rows.Row("f", 1, "a", (), "", ""))]
-    with pytest.raises(click.ClickException):
-        validate.verdict(table, here / "suites" / "train.json", {}, context)
+NULL = {"type": "expect_column_values_to_be_null", "kwargs": {"column": "leak"}, "meta": {"group": "g"}}
+VACUOUS = {
+    "no expectations": [],
+    "no such column": [NULL | {"kwargs": {"column": "elsewhere"}}],
+    "only nulls": [NULL | {"type": "expect_column_values_to_be_between", "kwargs": {"column": "leak", "max_value": 1}}],
+    "no group": [{"type": "expect_column_values_to_be_null", "kwargs": {"column": "leak"}}],
+    "no such parameter": [NULL | {"kwargs": {"column": "leak", "mostly": {"$PARAMETER": "unheard_of"}}}],
+}
+
+
+@pytest.mark.parametrize("expectations", VACUOUS.values(), ids=VACUOUS)
+def test_a_suite_that_judges_nothing_is_an_error(here: Path, expectations: list[Any]) -> None:
+    strict_json.write_json(here / "suite.json", {"name": "vacuous", "expectations": expectations})
+    frame = pd.DataFrame({"leak": [None, None]}, dtype=object)
+    with pytest.raises(click.ClickException, match=r"suite\.json"):
+        suites.run(suites.context(here / "docs"), here / "suite.json", frame, ["leak"], {})
+
+
+def test_no_row_judged_is_an_error(here: Path) -> None:
+    strict_json.write_json(here / "suite.json", {"name": "vacuous", "expectations": [NULL]})
+    frame = pd.DataFrame({"leak": []}, dtype=object)
+    with pytest.raises(click.ClickException, match="nothing to judge"):
+        suites.run(suites.context(here / "docs"), here / "suite.json", frame, ["leak"], {})
+
+
+def test_a_blank_reason_is_a_reason(here: Path) -> None:
+    strict_json.write_json(here / "suite.json", {"name": "blank", "expectations": [NULL]})
+    frame = pd.DataFrame({"leak": ["", None]}, dtype=object)
+    (outcome,) = suites.run(suites.context(here / "docs"), here / "suite.json", frame, ["leak"], {})
+    assert (outcome.success, outcome.found, outcome.judged) == (False, 1, 2)
+
+
+def test_a_flagged_row_stays_and_is_listed(here: Path) -> None:
+    turned = json.dumps(dict(reversed(json.loads(answer(title="Pay rent")).items())))
+    run(here, [*TRAIN, {"id": "r3", "instruction": "pay rent", "output": turned}], TEST)
+    flagged = list(strict_json.read_jsonl(here / "out" / "flagged.jsonl"))
+    assert [(row["line"], list(row["checks"])) for row in flagged] == [(3, ["order"])]
+    assert refused(here) == []
+    assert "r3" in [row["id"] for row in strict_json.read_jsonl(here / "out" / "train.jsonl")]
+
+
+def test_warnings_stop_the_pipeline_where_they_are_told_to(here: Path) -> None:
+    assert run(here, TRAIN, TEST).exit_code == 0
+    text = (here / "params.yaml").read_text(encoding="utf-8")
+    (here / "params.yaml").write_text(text.replace("stop_at: critical", "stop_at: warning "), encoding="utf-8")
+    result = run(here, TRAIN, TEST)
+    assert result.exit_code == 1
+    assert "validate.covered.train" in result.output
+
+
+def test_a_pointer_without_its_rows_is_named(here: Path) -> None:
+    (here / "raw").mkdir()
+    (here / "raw" / "big.jsonl.dvc").write_text("outs: []", encoding="utf-8")
+    result = run(here, TRAIN, TEST)
+    assert result.exit_code == 1
+    assert "raw/big.jsonl.dvc" in result.output
