@@ -1,0 +1,417 @@
+"""Reports on small repositories with known truths, made by Git and DVC themselves."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from conftest import ROOT, SCHEMA, write_rows
+
+from tools import report
+from tools.reporting import document, paired, row_changes
+
+DVC_YAML = """\
+stages:
+  evaluate:
+    cmd: python score.py
+    deps: [data/raw, data/test, score.py]
+    params: [train]
+    outs:
+      - metrics/outcomes.jsonl: {cache: false}
+    metrics:
+      - metrics/evaluate.json: {cache: false}
+"""
+PARAMS = """\
+train:
+  epochs: 3
+report:
+  confidence: 0.95
+  min_shared: 30
+  bootstrap_resamples: 1000
+  seed: 17
+  rules:
+    - {system: tuned, metric: exact_match, direction: higher, tolerated_drop: 0.02, floor: 0.5}
+"""
+OTHER_STAGE = "  more:\n    cmd: python score.py\n    outs: [more.txt]\n  evaluate:"
+RATES = "metrics/evaluate.json"
+RIGHT = '{"action":"list","filter":"all"}'
+WRONG = '{"action":"list","filter":"overdue"}'
+
+
+def git(*words: str) -> str:
+    own = ["-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "commit.gpgsign=false", "-c", "core.hooksPath=/"]
+    ran = subprocess.run(["git", *own, *words], capture_output=True, text=True, check=True)  # noqa: S607
+    return ran.stdout.strip()
+
+
+def asked(number: int, answer: str = RIGHT, **more: Any) -> dict[str, Any]:
+    return {"id": f"r{number}", "instruction": f"request {number}", "output": answer, **more}
+
+
+def measure(right: list[bool], first: int = 0) -> None:
+    """Test rows and metrics of a run whose answers were right or wrong."""
+    write_rows(Path("data/test/rows.jsonl"), [asked(first + number) for number in range(len(right))])
+    wrong = {"verdict": "wrong", "answer": WRONG}
+    names = [f"r{first + number}" for number in range(len(right))]
+    verdicts = [{"verdict": "exact"} if hit else wrong for hit in right]
+    lines = [{"id": n, "group": n, "kind": "list", "tuned": v} for n, v in zip(names, verdicts, strict=True)]
+    write_rows(Path("metrics/outcomes.jsonl"), lines)
+    rate = sum(right) / len(right)
+    rates = {"exact_match": rate, "exact_match_normalised": rate, "schema_valid": 1.0, "json_valid": 1.0}
+    Path("metrics/evaluate.json").write_text(json.dumps({"tuned": rates}) + "\n", encoding="utf-8")
+
+
+def record() -> str:
+    """Let DVC record the run, and commit it."""
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        repo.commit(force=True)
+    return commit()
+
+
+def commit() -> str:
+    git("add", "--all")
+    git("commit", "-qm", "a change")
+    return git("rev-parse", "HEAD")
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A repository with one run, 80 of 100 answers right; its commit."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    git("init", "-q")
+    Path(".dvc").mkdir()
+    Path(".dvc/config").write_text("[core]\n    analytics = false\n", encoding="utf-8")
+    Path(".dvc/.gitignore").write_text("*\n!config\n", encoding="utf-8")
+    Path("dvc.yaml").write_text(DVC_YAML, encoding="utf-8")
+    Path("params.yaml").write_text(PARAMS, encoding="utf-8")
+    Path("score.py").write_text("print('scored')\n", encoding="utf-8")
+    write_rows(Path("data/raw/rows.jsonl"), [asked(number) for number in range(20)])
+    Path("data/schema.json").write_bytes(SCHEMA.read_bytes())
+    measure([True] * 80 + [False] * 20)
+    return record()
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(report.main, list(words))
+
+
+def data(*words: str) -> Any:
+    """The report's data; the command must have made one."""
+    return json.loads(run(*words, "--json").stdout)
+
+
+def edit(file: str, old: str, new: str) -> None:
+    path = Path(file)
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def test_planted_flips_come_out_exactly(base: str) -> None:
+    measure([True] * 180 + [False] * 120)
+    before = record()
+    measure([False] * 9 + [True] * 171 + [True] * 37 + [False] * 83)
+    record()
+    found = data(before)["comparison"]
+    assert (found["flips"]["fixed"]["total"], found["flips"]["broken"]["total"]) == (37, 9)
+    metric = found["metrics"][0]
+    assert (metric["fixed"], metric["broken"], metric["n"], metric["evidence"]) == (37, 9, 300, "better")
+    assert metric["p_value"] == pytest.approx(2 * sum(math.comb(46, k) for k in range(10)) / 2**46)
+
+
+def test_no_change_holds_and_says_what_could_have_shown(base: str) -> None:
+    ran = run(base)
+    assert ran.exit_code == 0
+    assert "✅ The gate holds" in ran.stdout
+    assert "no evidence of a change; 100 rows show ±" in ran.stdout
+
+
+def test_a_clear_drop_fails_the_gate_with_its_interval(base: str) -> None:
+    measure([True] * 60 + [False] * 40)
+    record()
+    ran = run(base)
+    assert ran.exit_code == 1
+    assert "❌ The gate fails: `tuned` `exact_match` got worse by more than the tolerated 0.02" in ran.stdout
+
+
+def test_a_flip_shows_request_answers_and_the_field(base: str) -> None:
+    measure([False] + [True] * 79 + [False] * 20)
+    record()
+    entry = run(base).stdout.split("@@ r0 list @@\n")[1].split("```")[0]
+    assert entry == (
+        "  request  request 0\n"
+        f"  expected {RIGHT}\n"
+        "+ before   as expected\n"
+        f"- after    {WRONG}\n"
+        '! differs  filter is "overdue", not "all"\n'
+    )
+
+
+def test_the_working_tree_counts_with_what_is_not_added_yet(base: str) -> None:
+    write_rows(Path("data/raw/new.jsonl"), [asked(100), asked(101)])
+    Path(".gitignore").write_text("/data/raw/ignored.jsonl\n", encoding="utf-8")
+    write_rows(Path("data/raw/ignored.jsonl"), [asked(102)])
+    found = data(base)
+    assert found["head"]["name"] == "working tree"
+    assert found["changes"]["data"]["raw"]["added"]["total"] == 2
+    assert data(base, "--head", base)["changes"]["data"]["raw"]["added"]["total"] == 0
+
+
+BROKEN: dict[str, tuple[Callable[[], object], str, str]] = {
+    "edited by hand": (lambda: edit("metrics/evaluate.json", "0.8", "0.9"), "metrics/evaluate.json", "md5"),
+    "NaN": (lambda: edit("metrics/evaluate.json", "0.8", "NaN"), "metrics/evaluate.json", "NaN"),
+    "unparsable": (lambda: edit("metrics/evaluate.json", "{", "("), "metrics/evaluate.json", "not JSON"),
+    "missing": (lambda: Path("metrics/evaluate.json").unlink(), "metrics/evaluate.json", "missing"),
+    "no outcomes": (lambda: Path("metrics/outcomes.jsonl").unlink(), "metrics/outcomes.jsonl", "missing"),
+    "code is newer": (lambda: edit("score.py", "scored", "scores"), "score.py", "dvc.lock"),
+    "params are newer": (
+        lambda: edit("params.yaml", "epochs: 3", "epochs: 4"),
+        "params.yaml: train",
+        "dvc.lock",
+    ),
+    "data is newer": (lambda: write_rows(Path("data/raw/more.jsonl"), [asked(99)]), "data/raw", "dvc.lock"),
+    "command is newer": (lambda: edit("dvc.yaml", "python score.py", "python score.py -v"), "dvc.yaml", "dvc.lock"),
+    "test rows are gone": (lambda: shutil.rmtree("data/test"), "data/test", "dvc.lock"),
+    "an odd shape": (lambda: Path("metrics/evaluate.json").write_text('{"tuned": 1}'), "metrics/evaluate.json", "None"),
+    "a stage never ran": (lambda: edit("dvc.yaml", "  evaluate:", OTHER_STAGE), "more.txt", "no record"),
+    "metrics of nobody": (lambda: edit("dvc.yaml", "metrics/evaluate", "metrics/other"), RATES, "no stage"),
+    "no params": (lambda: Path("params.yaml").unlink(), "params.yaml: missing", "dvc.lock"),
+    "no lock": (lambda: Path("dvc.lock").unlink(), "dvc.lock", "missing"),
+    "a broken lock": (lambda: edit("dvc.lock", "stages:", "stages: ["), "dvc.lock", "can't read"),
+}
+
+
+@pytest.mark.parametrize("name", list(BROKEN))
+def test_the_gate_fails_and_names_the_file(base: str, name: str) -> None:
+    spoil, file, reason = BROKEN[name]
+    spoil()
+    ran = run(base)
+    assert ran.exit_code == 1, ran.output
+    title = ran.stdout.split("\n")[1]
+    assert title.startswith("## ❌ The gate fails: ")
+    assert any(f"`{file}" in line and reason in line for line in ran.stdout.split("\n")[4:12])
+
+
+@pytest.mark.parametrize("file", ["dvc.lock", "metrics/evaluate.json", "notes.md"])
+def test_conflict_markers_fail_the_gate(base: str, file: str) -> None:
+    path = Path(file)
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    path.write_text(before + "<" * 7 + " ours\n1\n" + "=" * 7 + "\n2\n" + ">" * 7 + " theirs\n", encoding="utf-8")
+    ran = run(base)
+    assert ran.exit_code == 1
+    assert f"`{file}` | `holds conflict markers`" in ran.stdout
+
+
+def test_rates_that_the_outcomes_do_not_bear_out_fail_even_when_recorded(base: str) -> None:
+    edit("metrics/evaluate.json", "0.8", "0.9")
+    record()
+    ran = run(base)
+    assert ran.exit_code == 1
+    assert "tuned.exact_match is 0.9, the outcomes make it 0.800000" in ran.stdout
+
+
+def test_a_metric_that_evaluate_no_longer_writes_fails(base: str) -> None:
+    edit("metrics/evaluate.json", '"exact_match": 0.8, ', "")
+    record()
+    assert "tuned.exact_match is None" in run(base).stdout
+
+
+def test_a_system_that_is_gone_fails(base: str) -> None:
+    text = Path("metrics/outcomes.jsonl").read_text(encoding="utf-8").replace('"tuned"', '"other"')
+    Path("metrics/outcomes.jsonl").write_text(text, encoding="utf-8")
+    Path("metrics/evaluate.json").write_text(
+        '{"other":{"exact_match":0.8,"exact_match_normalised":0.8,"schema_valid":1,"json_valid":1}}', encoding="utf-8"
+    )
+    record()
+    ran = run(base)
+    assert ran.exit_code == 1
+    assert "no verdict of the system" in ran.stdout
+
+
+def test_a_changed_test_set_is_compared_on_the_shared_ids_and_said_so(base: str) -> None:
+    measure([True] * 90, first=40)
+    record()
+    found = data(base)["comparison"]
+    assert (found["shared"], found["only_before"], found["only_after"]) == (60, 40, 30)
+    assert "**The test set changed**" in run(base).stdout
+
+
+def test_a_test_row_with_a_new_expected_answer_is_not_the_same_row(base: str) -> None:
+    edit("data/test/rows.jsonl", json.dumps(RIGHT), json.dumps(WRONG))
+    record()
+    found = data(base)["comparison"]
+    assert (found["shared"], found["edited"]) == (99, 1)
+
+
+def test_a_changed_scorer_is_said(base: str) -> None:
+    edit("data/schema.json", "Task API action", "Another action")
+    record()
+    assert "**The scorer changed**, each side was scored by its own: `data/schema.json`" in run(base).stdout
+
+
+def test_fewer_than_30_shared_rows_are_refused(base: str) -> None:
+    measure([True] * 100, first=71)
+    record()
+    ran = run(base)
+    assert ran.exit_code == 2
+    assert "only 29 test answers are the same on both sides, 30 are needed" in ran.stdout
+    assert data(base)["comparison"] is None
+
+
+def test_a_base_without_metrics_is_refused(base: str) -> None:
+    git("rm", "-q", "metrics/outcomes.jsonl")
+    before = commit()
+    measure([True] * 80 + [False] * 20)
+    record()
+    ran = run(before)
+    assert ran.exit_code == 2
+    assert "the base has no usable outcomes" in ran.stdout
+
+
+@pytest.mark.parametrize("words", [["nowhere"], ["--output=x"], ["HEAD", "--head", "nowhere"], []])
+def test_what_is_not_a_commit_is_one_line_and_status_2(base: str, words: list[str]) -> None:
+    ran = run(*words)
+    assert ran.exit_code == 2
+    assert "Traceback" not in ran.output
+    assert ran.stdout == ""
+
+
+def test_a_change_is_judged_by_the_rules_that_it_found(base: str) -> None:
+    edit("params.yaml", "tolerated_drop: 0.02, floor: 0.5", "tolerated_drop: 1.0, floor: 0.0")
+    measure([True] * 40 + [False] * 60)
+    record()
+    ran = run(base)
+    assert ran.exit_code == 1
+    assert "alters the gate's own rules" in ran.stdout
+
+
+def test_rows_are_followed_by_id_and_content(base: str) -> None:
+    rows = [asked(number) for number in range(20)]
+    rows[1] = asked(1, WRONG)
+    rows[2] |= {"instruction": "something else"}
+    del rows[3]
+    rows[4] |= {"output": json.dumps(json.loads(RIGHT), indent=2)}  # spelt otherwise, the same answer
+    rows[5] |= {"id": "renumbered"}
+    Path("data/raw/rows.jsonl").unlink()
+    write_rows(Path("data/raw/moved.jsonl"), [*rows, asked(50)])
+    found = data(base)["changes"]["data"]["raw"]
+    assert {sort: [row["id"] for row in found[sort]["items"]] for sort in document.SORTS} == {
+        "added": ["r50"],
+        "removed": ["r3"],
+        "relabelled": ["r1"],
+        "reworded": ["r2"],
+    }
+
+
+def test_a_row_without_an_id_that_gets_another_answer_is_relabelled(base: str) -> None:
+    for answer in (RIGHT, WRONG):
+        rows = [{"instruction": "no id here", "output": answer}, asked(1)]
+        write_rows(Path("data/raw/rows.jsonl"), rows)
+        last = record()
+    found = data(f"{last}~1", "--head", last)["changes"]["data"]["raw"]
+    assert [found[sort]["total"] for sort in ("added", "removed", "relabelled")] == [0, 0, 1]
+
+
+def test_files_that_dvc_holds_are_compared_by_md5_and_not_called_stale(base: str) -> None:
+    from dvc.repo import Repo
+
+    write_rows(Path("data/raw/large.jsonl"), [asked(200)])
+    with Repo() as repo:
+        repo.add("data/raw/large.jsonl")
+    before = record()
+    assert data(base)["status"] == "pass"
+    assert data(base)["changes"]["pointers"]["items"][0]["name"] == "data/raw/large.jsonl.dvc"
+    write_rows(Path("data/raw/large.jsonl"), [asked(201)])
+    with Repo() as repo:
+        repo.add("data/raw/large.jsonl")
+    commit()  # without running the pipeline
+    found = data(before)
+    assert [problem["file"] for problem in found["problems"]["items"]] == ["data/raw"]
+
+
+def test_a_link_in_a_pull_request_is_not_followed(base: str, tmp_path: Path) -> None:
+    secret = tmp_path.parent / "secret.jsonl"
+    write_rows(secret, [asked(300)])
+    Path("data/raw/link.jsonl").symlink_to(secret)
+    head = commit()
+    for words in ([base], [base, "--head", head]):
+        assert "request 300" not in run(*words).output
+    secret.unlink()
+
+
+def test_settings_and_code_that_changed_are_listed(base: str) -> None:
+    edit("params.yaml", "epochs: 3", "epochs: 4")
+    edit("dvc.yaml", "python score.py", "python score.py -v")
+    record()
+    found = data(base)["changes"]
+    assert found["params"]["items"] == [{"name": "train.epochs", "before": "3", "after": "4"}]
+    assert found["code"]["items"] == ["dvc.yaml"]
+
+
+def test_the_checklist_is_compared_whatever_its_shape(base: str) -> None:
+    file = Path("metrics/validate.json")
+    file.write_text('{"clean": {"duplicates": {"share": 0.1, "rows": [{"id": "a"}]}}}', encoding="utf-8")
+    before = record()
+    file.write_text('{"clean": {"duplicates": {"share": 0.2, "rows": []}}}', encoding="utf-8")
+    found = data(before)["changes"]["checklist"]["items"]
+    assert [(item["name"], item["before"], item["after"]) for item in found] == [
+        ("clean.duplicates.share", "0.1", "0.2"),
+        ("clean.duplicates.rows", "", "[]"),
+        ("clean.duplicates.rows.0.id", '"a"', ""),
+    ]
+
+
+def test_what_json_prints_renders_the_same_and_page_and_status_follow(base: str, tmp_path: Path) -> None:
+    measure([True] * 60 + [False] * 40)
+    record()
+    (tmp_path / "report.json").write_text(run(base, "--json").stdout, encoding="utf-8")
+    again = run("--render", "report.json", "--html", "page.html")
+    assert again.exit_code == 0
+    assert again.stdout == run(base).stdout
+    assert Path("page.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_odd_file_names_do_not_break_the_data(base: str) -> None:
+    Path("stages").mkdir()
+    Path(os.fsdecode(b"stages/\xff\n::error.py")).write_text("x", encoding="utf-8")
+    Path("report.json").write_text(run(base, "--json").stdout, encoding="utf-8")
+    assert "`stages/?\\n::error.py`" in run("--render", "report.json").stdout
+
+
+def test_a_file_that_is_no_report_is_refused(base: str) -> None:
+    for text in ("# hello", "{}", '{"version": NaN}'):
+        Path("report.json").write_text(text, encoding="utf-8")
+        ran = run("--render", "report.json")
+        assert (ran.exit_code, ran.stdout) == (2, "")
+
+
+def test_ids_are_those_of_the_pipeline(tmp_path: Path) -> None:
+    from stages import build
+    from stages.checklist import correct
+    from stages.shared import contract, rows
+
+    turns = [("user", "a"), ("assistant", RIGHT.replace(":", ": ")), ("user", "b"), ("assistant", WRONG)]
+    talk = {"messages": [{"role": role, "content": content} for role, content in turns]}
+    file = write_rows(tmp_path / "rows.jsonl", [talk, asked(1)])
+    rules = contract.load(SCHEMA)
+    checked = [correct.check_row(row, rules).row for row in rows.read(file)]
+    kept = [{"id": row.id, "source": "", "turns": list(row.turns)} for row in checked]
+    built = [example for row in kept for example in build.examples_of(row, rules)]
+    assert {example["id"]: example["answer"] for example in built} == {
+        name: answer for name, (_, answer, _) in row_changes.examples(tmp_path).items()
+    }
+
+
+def test_verdicts_are_those_of_the_scorer() -> None:
+    source = (ROOT / "stages" / "evaluate.py").read_text(encoding="utf-8")
+    assert all(f'"{verdict}"' in source for verdict in paired.VERDICTS)
