@@ -10,10 +10,12 @@ repro: .venv/installed  ## everything, from the base model to the table of resul
 	dvc repro
 	python -m tools.table --write README.md
 
-test: .venv/installed  ## style, types, tests
+test: .venv/installed  ## style, types, workflows, tests
 	ruff check .
 	ruff format --check .
 	mypy
+	zizmor --offline --quiet --persona=auditor --strict-collection .github
+	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	pytest
 
 format: .venv/installed  ## let ruff rewrite the code

@@ -1,7 +1,7 @@
 """What one clone pushes, another takes without running a stage: a folder, S3 and SSH, set up as the README says.
 
 The servers are real and on loopback: moto's S3, and sshd with keys made for the test. The pipeline is a toy that logs
-each run, the configuration is the shipped one. Its secrets have a place of their own, which is tested too.
+each run, the configuration is the shipped one; what may stand in it, and what may be a secret, is tested below.
 """
 
 import getpass
@@ -202,16 +202,11 @@ def ssh(tmp_path: Path) -> Iterator[Place]:
     try:
         wait_for(port, server, keys / "log")
         store = tmp_path / "far"
-        yield in_folder(
-            "SSH",
-            store,
-            {
-                "ssh://host.example.com/srv/lockstep": f"ssh://127.0.0.1{store}",
-                "22": str(port),
-                "me": getpass.getuser(),
-                "~/.ssh/id_ed25519": str(keys / "user"),
-            },
-        )
+        host = f"HostName 127.0.0.1\nPort {port}\nUser {getpass.getuser()}\nIdentityFile {keys / 'user'}\n"
+        (tmp_path / "home" / ".ssh").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "home" / ".ssh" / "config").write_text(f"Host models\n{host}", encoding="utf-8")
+        store = tmp_path / "far"
+        yield in_folder("SSH", store, {"ssh://models.example.com/srv/lockstep": f"ssh://models{store}"})
     finally:
         server.terminate()
         server.wait(timeout=30)
@@ -236,13 +231,16 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
 def test_another_clone_has_it_all_without_running_a_stage(first: Path, place: Place) -> None:
     set_up(first, place)
     run(first, "git", "commit", "-qam", "Say where the remote is")
-    run(first, "dvc", "push", "--run-cache")
-    commit(first, "two")
-    run(first, "dvc", "push", "--run-cache")
     second = first.parent / "second"
     run(first, "git", "clone", "-q", ".", str(second))
     if (first / ".dvc" / "config.local").exists():  # each clone has its own secrets
         shutil.copy(first / ".dvc" / "config.local", second / ".dvc")
+    run(second, "dvc", "pull", "--run-cache", "--allow-missing")  # nothing is there yet
+    assert made(second) == {}
+    run(first, "dvc", "push", "--run-cache")
+    commit(first, "two")
+    run(first, "dvc", "push", "--run-cache")
+    run(second, "git", "pull", "-q")
     run(second, "dvc", "pull", "--run-cache")
     run(second, "dvc", "repro")
     assert (len(made(second)), made(second)) == (2, made(first))
