@@ -77,3 +77,26 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def toy_history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A repository of toy stages with five data versions; copy it before changing it."""
+    import toy
+
+    folder = tmp_path_factory.mktemp("toy")
+    with pytest.MonkeyPatch.context() as patch:
+        toy.isolate(patch, folder)
+        (folder / "template").mkdir()
+        yield toy.build(folder / "template")
+
+
+@pytest.fixture
+def repository(toy_history: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the toy repository, with its cache, as the working folder."""
+    import toy
+
+    toy.isolate(monkeypatch, tmp_path)
+    folder = toy.copy(toy_history, tmp_path / "toy")
+    monkeypatch.chdir(folder)
+    return folder

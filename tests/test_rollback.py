@@ -1,0 +1,368 @@
+"""tools.rollback keeps its promises on a toy repository: byte for byte, nothing run, nothing lost, nothing corrupt."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import toy
+from click.testing import CliRunner, Result
+
+from tools import history, outputs, rollback
+from tools.rollback import main
+
+
+def back(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+def restored(*arguments: str) -> str:
+    result = back(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def refused(code: int, *arguments: str) -> str:
+    """The message of a refusal, after which the working tree must be as it was."""
+    before, index = toy.state(Path.cwd()), history.git("ls-files", "--stage")
+    result = back(*arguments)
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    assert (toy.state(Path.cwd()), history.git("ls-files", "--stage")) == (before, index)
+    return result.output
+
+
+def alter(file: Path) -> None:
+    """Flip a bit of a cache object, which DVC keeps read-only."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.chmod(0o644)
+    file.write_bytes(content)
+    file.chmod(0o444)
+
+
+def ran(folder: Path) -> str:
+    return (folder / "ran.log").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def states(repository: Path) -> dict[str, dict[str, bytes]]:
+    """What each version is, from plain Git and DVC."""
+    found = {}
+    for name in ("first", "large", "last"):
+        toy.run(repository, "git", "checkout", "--quiet", f"v-{name}")
+        toy.run(repository, "git", "clean", "--quiet", "--force", "data/raw")  # DVC may leave its file of rows behind
+        toy.run(repository, "dvc", "checkout", "--quiet")
+        found[name] = toy.state(repository)
+    toy.run(repository, "git", "checkout", "--quiet", "main")
+    toy.run(repository, "dvc", "checkout", "--quiet")
+    assert toy.state(repository) == found["last"]
+    return found
+
+
+def test_going_back_and_forth_restores_every_byte_and_runs_nothing(
+    repository: Path, states: dict[str, dict[str, bytes]]
+) -> None:
+    before = ran(repository)
+    for name in ("first", "last", "large", "first", "large", "last"):
+        assert "`dvc repro` has nothing to do" in restored(name)
+        assert toy.state(repository) == states[name], name
+    assert ran(repository) == before
+
+
+def test_what_comes_back_is_staged_and_clean_for_dvc(repository: Path) -> None:
+    restored("first")
+    status = toy.run(repository, "git", "status", "--porcelain")
+    assert {line[1] for line in status.split("\n") if line} == {" "}
+    assert {"D  data/raw/c.jsonl", "D  data/raw/big.jsonl.dvc", "M  dvc.lock"} <= set(status.split("\n"))
+    assert "up to date" in toy.run(repository, "dvc", "status")
+
+
+def test_a_dvc_tracked_data_file_goes_and_comes_back(repository: Path) -> None:
+    rows = repository / "data" / "raw" / "big.jsonl"
+    content = rows.read_bytes()
+    restored("grown")
+    assert not rows.exists()
+    restored("large")
+    assert rows.read_bytes() == content
+
+
+def test_a_commit_is_as_good_as_a_name(repository: Path) -> None:
+    restored("v-first")
+    by_tag = toy.state(repository)
+    restored("HEAD")
+    restored("first")
+    assert toy.state(repository) == by_tag
+
+
+def kinds(repository: Path) -> dict[str, Path]:
+    """One cache object of each kind that version 'large' needs and the working tree, at 'last', may hold too."""
+    md5s = toy.md5s(repository, "large")
+    adapter = toy.inside(repository, md5s["models/adapter"])
+    rows = history.pointers("v-large", "data/raw")["data/raw/big.jsonl"]
+    found = {
+        "file": md5s["data/predictions.txt"],
+        "folder": md5s["models/adapter"],
+        "adapter": adapter["adapter.bin"],
+        "base": toy.inside(repository, md5s["models/base"])["weights.bin"],
+        "rows": rows,
+    }
+    return {name: toy.stored(repository, md5) for name, md5 in found.items()}
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "adapter", "base", "rows"])
+def test_an_altered_cache_object_is_named_and_refused(repository: Path, kind: str) -> None:
+    file = kinds(repository)[kind]
+    alter(file)
+    message = refused(4, "large")
+    assert str(file.relative_to(repository)) in message
+    assert f"expected {file.parent.name}{file.name}" in message
+    assert "Remove these files" in message
+
+
+def test_an_altered_object_that_gets_past_the_first_look_is_found_in_the_working_tree(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alter(kinds(repository)["adapter"])
+    monkeypatch.setattr(outputs, "inspect", lambda store, outs: [])
+    result = back("large")
+    assert result.exit_code == 4
+    assert "models/adapter: expected" in result.output
+
+
+def test_a_missing_output_is_named_with_the_command_that_makes_it(repository: Path) -> None:
+    kinds(repository)["adapter"].unlink()
+    message = refused(3, "large")
+    assert "models/adapter/adapter.bin" in message
+    assert "python -m tools.rollback large --allow-missing && dvc repro train" in message
+
+
+def test_that_command_makes_it_again(repository: Path, states: dict[str, dict[str, bytes]]) -> None:
+    kinds(repository)["adapter"].unlink()
+    assert "Missing: models/adapter" in restored("large", "--allow-missing")
+    assert not Path("models/adapter").exists()
+    toy.run(repository, "dvc", "repro", "train")
+    assert toy.state(repository) == states["large"]
+
+
+def test_what_is_right_in_the_working_tree_needs_no_cache(repository: Path) -> None:
+    shutil.rmtree(kinds(repository)["base"].parent)
+    restored("large")
+
+
+def test_a_missing_output_comes_from_the_remote(repository: Path, tmp_path: Path) -> None:
+    toy.run(repository, "dvc", "remote", "add", "--quiet", "--default", "--local", "store", str(tmp_path / "store"))
+    toy.run(repository, "dvc", "push", "--quiet", "--all-commits")
+    file = kinds(repository)["adapter"]
+    file.unlink()
+    restored("large")
+    assert file.exists()
+
+
+def test_a_remote_that_is_altered_is_found_out(repository: Path, tmp_path: Path) -> None:
+    toy.run(repository, "dvc", "remote", "add", "--quiet", "--default", "--local", "store", str(tmp_path / "store"))
+    toy.run(repository, "dvc", "push", "--quiet", "--all-commits")
+    file = kinds(repository)["adapter"]
+    file.unlink()
+    alter(tmp_path / "store" / file.relative_to(repository / ".dvc" / "cache"))
+    assert "altered" in refused(4, "large")
+
+
+@pytest.mark.parametrize("path", ["data/raw/a.jsonl", "params.yaml", "metrics/evaluate.json", "dvc.lock"])
+def test_uncommitted_changes_are_named_and_kept(repository: Path, path: str) -> None:
+    with Path(path).open("a", encoding="utf-8") as file:
+        file.write("\n")
+    assert path in refused(1, "first")
+
+
+def test_a_deletion_that_is_not_committed_is_named(repository: Path) -> None:
+    Path("data/raw/c.jsonl").unlink()
+    assert "data/raw/c.jsonl" in refused(1, "first")
+
+
+def test_a_staged_change_is_kept_though_the_file_is_as_committed(repository: Path) -> None:
+    before = Path("params.yaml").read_bytes()
+    Path("params.yaml").write_text("train: {epochs: 4}\n", encoding="utf-8")
+    toy.run(repository, "git", "add", "params.yaml")
+    Path("params.yaml").write_bytes(before)
+    assert "params.yaml" in refused(1, "first")
+
+
+@pytest.mark.parametrize("name", ["mine.jsonl", "ä b.jsonl", "mine.ignored"])
+def test_a_file_of_rows_that_git_does_not_know_is_never_lost(repository: Path, name: str) -> None:
+    with (repository / ".git" / "info" / "exclude").open("a", encoding="utf-8") as file:
+        file.write("*.ignored\n")
+    (repository / "data" / "raw" / name).write_text("{}\n", encoding="utf-8")
+    assert name in refused(1, "first")
+
+
+def test_changed_dvc_tracked_rows_are_never_lost(repository: Path) -> None:
+    rows = repository / "data" / "raw" / "big.jsonl"
+    rows.unlink()
+    rows.write_text("mine\n", encoding="utf-8")
+    assert "data/raw/big.jsonl is not in the DVC cache" in refused(1, "first")
+
+
+def test_a_file_of_the_users_in_an_output_folder_is_never_lost(repository: Path) -> None:
+    (repository / "models" / "adapter" / "notes.txt").write_text("mine\n", encoding="utf-8")
+    assert "models/adapter/notes.txt is not in the DVC cache" in refused(1, "first")
+
+
+def test_nothing_moves_under_a_running_stage(repository: Path) -> None:
+    note = repository / ".dvc" / "tmp" / "rwlock"
+    holder = {"pid": os.getpid(), "cmd": "dvc repro"}
+    note.write_text(json.dumps({"read": {"data/raw": [holder]}}), encoding="utf-8")
+    assert "`dvc repro` is running" in refused(1, "first")
+    note.write_text(json.dumps({"write": {"models/adapter": holder}}), encoding="utf-8")
+    assert "`dvc repro` is running" in refused(1, "first")
+
+
+def test_the_real_note_of_a_running_stage_is_understood(repository: Path) -> None:
+    Path("params.yaml").write_text("train: {epochs: 9}\n", encoding="utf-8")
+    Path("stages/toy.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(60)\n", encoding="utf-8")
+    command = [str(toy.BIN / "dvc"), "repro", "train"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as running:
+        try:
+            assert running.stdout is not None
+            next(line for line in running.stdout if "begun" in line)
+            toy.run(repository, "git", "checkout", "--quiet", "params.yaml")
+            assert "dvc repro train` is running" in refused(1, "first")
+        finally:
+            os.killpg(running.pid, signal.SIGKILL)
+
+
+def test_a_broken_object_of_git_is_found_before_anything_is_touched(repository: Path) -> None:
+    Path("params.yaml").write_text("train: {epochs: 3}  # as ever\n", encoding="utf-8")
+    toy.commit(repository, "remark")
+    oid = history.ids(["HEAD:params.yaml"])[0]
+    Path("params.yaml").write_text("train: {epochs: 3}\n", encoding="utf-8")
+    toy.commit(repository, "no remark")
+    alter(repository / ".git" / "objects" / oid[:2] / oid[2:])
+    assert "git cat-file" in refused(1, "HEAD~1")
+
+
+def test_changes_outside_what_comes_back_stay(repository: Path) -> None:
+    (repository / "stages" / "toy.py").write_text(toy.STAGE + "# mine\n", encoding="utf-8")
+    output = restored("first")
+    assert (repository / "stages" / "toy.py").read_text(encoding="utf-8").endswith("# mine\n")
+    assert "train (stages/toy.py" in output
+
+
+def test_an_output_that_todays_pipeline_does_not_make_is_left_out(repository: Path) -> None:
+    Path("dvc.yaml").write_text(toy.PIPELINE.replace("models/adapter", "models/lora"), encoding="utf-8")
+    output = restored("first")
+    assert "today's dvc.yaml does not make it: models/adapter" in output
+    assert "\n  train (" in output
+
+
+def test_an_output_in_git_outside_metrics_comes_back_too(repository: Path) -> None:
+    pipeline = toy.PIPELINE.replace("metrics/validate.json", "notes/validate.json")
+    Path("dvc.yaml").write_text(pipeline, encoding="utf-8")
+    Path("stages/toy.py").write_text(toy.STAGE.replace("metrics/validate", "notes/validate"), encoding="utf-8")
+    toy.record(repository, "notes")
+    notes = Path("notes/validate.json").read_bytes()
+    (repository / "data" / "raw" / "d.jsonl").unlink()
+    toy.record(repository, "fewer")
+    assert Path("notes/validate.json").read_bytes() != notes
+    restored("v-notes")
+    assert Path("notes/validate.json").read_bytes() == notes
+
+
+def test_data_only_takes_the_data_and_repro_runs_on_it(repository: Path) -> None:
+    Path("params.yaml").write_text("train: {epochs: 5}\n", encoding="utf-8")
+    kept = {path: Path(path).read_bytes() for path in ("params.yaml", "dvc.lock", "metrics/evaluate.json")}
+    before = ran(repository)
+    restored("large", "--data-only")
+    assert {path: Path(path).read_bytes() for path in kept} == kept
+    assert sorted(path.name for path in Path("data/raw").glob("*.jsonl")) == ["a.jsonl", "b.jsonl", "big.jsonl"]
+    toy.run(repository, "dvc", "repro", "--quiet")
+    assert ran(repository).removeprefix(before) == "train\n"  # the new params; the rest is in the run cache
+    assert '"exact_match": 1.0' in Path("metrics/evaluate.json").read_text(encoding="utf-8")
+
+
+def test_a_commit_whose_lock_is_of_other_data_is_refused_but_its_data_can_be_had(repository: Path) -> None:
+    (repository / "data" / "raw" / "new.jsonl").write_text("{}\n", encoding="utf-8")
+    toy.commit(repository, "rows without a run")
+    message = refused(1, "HEAD")
+    assert "out of step" in message
+    assert "data/raw" in message
+    restored("HEAD", "--data-only")
+
+
+def test_metrics_edited_by_hand_are_not_called_restored(repository: Path) -> None:
+    Path("metrics/evaluate.json").write_text("{}", encoding="utf-8")
+    toy.commit(repository, "better metrics")
+    assert "metrics/evaluate.json" in refused(1, "HEAD")
+
+
+def test_a_commit_without_a_lock_is_refused(repository: Path) -> None:
+    toy.run(repository, "git", "rm", "--quiet", "--cached", "dvc.lock")
+    toy.run(repository, "git", "commit", "--quiet", "--message", "no lock")
+    toy.run(repository, "git", "add", "dvc.lock")
+    assert "has no dvc.lock" in refused(1, "HEAD")
+
+
+def test_a_lock_with_conflict_marks_is_refused(repository: Path) -> None:
+    lock = Path("dvc.lock").read_bytes()
+    Path("dvc.lock").write_bytes(b"<<<<<<< HEAD\n" + lock)
+    toy.commit(repository, "conflict")
+    assert "dvc.lock of" in refused(1, "HEAD")
+
+
+def test_the_list_names_each_version_with_commit_rows_and_metrics(repository: Path) -> None:
+    lines = [line.split() for line in restored("--list").strip().split("\n")]
+    assert [line[0] for line in lines] == ["name", *reversed(toy.NAMES)]
+    assert [line[3] for line in lines[1:]] == ["4+", "3+", "3+", "3", "2"]
+    assert [line[5] for line in lines[1:]] == ["0.700", "0.700", "1.000", "1.000", "1.000"]
+    first = toy.run(repository, "git", "rev-parse", "v-first").strip()
+    assert lines[-1][1] == first[:7]
+
+
+def test_the_list_needs_no_names_and_says_where_nothing_is_recorded(repository: Path) -> None:
+    (repository / "data" / "README.md").unlink()
+    (repository / "data" / "raw" / "new.jsonl").write_text("{}\n", encoding="utf-8")
+    toy.commit(repository, "rows without a run")
+    newest = restored("--list").split("\n")[1].split()
+    assert (newest[0], newest[-2:]) == ("-", ["not", "recorded"])
+
+
+def test_the_hash_of_a_folder_is_the_one_that_dvc_records(repository: Path) -> None:
+    assert set(history.data_hashes(["v-first", "v-large", "v-last"])) < set(history.names())
+
+
+def test_an_unknown_revision_is_named(repository: Path) -> None:
+    assert "'nowhere' is neither a commit here nor a data version" in refused(1, "nowhere")
+
+
+def test_a_revision_may_not_pass_for_an_option(repository: Path) -> None:
+    assert "neither a commit" in refused(1, "--", "--all")
+
+
+def test_a_shallow_clone_says_how_to_get_the_rest(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.run(tmp_path, "git", "clone", "--quiet", "--depth=1", repository.as_uri(), "shallow")
+    monkeypatch.chdir(tmp_path / "shallow")
+    assert "git fetch --unshallow" in refused(1, "v-first")
+    assert "git fetch --unshallow" in back("--list").output
+
+
+def test_a_subfolder_and_a_folder_outside_are_refused(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository / "data")
+    assert f"cd {repository}" in back("first").output
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    assert "not in a Git repository" in back("first").output
+
+
+def test_the_command_line_refuses_in_one_line(repository: Path) -> None:
+    env = os.environ | {"PYTHONPATH": str(Path(rollback.__file__).parent.parent)}
+    command = [str(toy.BIN / "python"), "-m", "tools.rollback", "nowhere"]
+    done = subprocess.run(command, cwd=repository, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
