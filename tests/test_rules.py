@@ -52,10 +52,20 @@ def test_a_pattern_that_is_none_is_named() -> None:
         Rule(["title"], "never", "(", None, "odd")
 
 
-def test_a_misspelt_rule_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("right", "wrong", "named"),
+    [
+        ("rule: in_order", "rule: inorder", "rules"),
+        ("flag_only: [order]", "flag_only: [odour]", "odour"),
+        ("    leak: 0.0 ", "    leek: 0.0 ", "validate.limits"),
+        ("only: null,", "onyl: null,", "onyl"),
+    ],
+)
+def test_a_misspelt_setting_is_refused(tmp_path: Path, right: str, wrong: str, named: str) -> None:
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    (tmp_path / "params.yaml").write_text(text.replace("rule: in_order", "rule: inorder"), encoding="utf-8")
-    with pytest.raises(params.ParamsError, match="rules"):
+    assert right in text
+    (tmp_path / "params.yaml").write_text(text.replace(right, wrong), encoding="utf-8")
+    with pytest.raises(params.ParamsError, match=named):
         params.load("validate", Settings, tmp_path / "params.yaml")
 
 

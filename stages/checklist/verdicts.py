@@ -39,6 +39,8 @@ class Settings:
         for name, expected in (("limits", CHECKS["train"]), ("covered", tuple(CHECKS)), ("figures", FIGURES)):
             if set(getattr(self, name)) != set(expected):
                 raise params.ParamsError(f"params.yaml: validate.{name} must have exactly: {', '.join(expected)}")
+        if unknown := set(self.flag_only) - set(CHECKS["train"]):
+            raise params.ParamsError(f"params.yaml: validate.flag_only: no check is called {', '.join(sorted(unknown))}")
 
     def parameters(self) -> dict[str, float]:
         """What the suites call {"$PARAMETER": name}."""
