@@ -1,8 +1,9 @@
 """Score the predictions of every system on the same test rows. CPU seconds, no model.
 
-In: data/predictions/*.jsonl, the test rows, the contract, what the adapter was made from. Out: metrics/evaluate.json
-(rates with 95% intervals, the gain over few_shot, slices), metrics/outcomes.jsonl (a verdict per row and system), and
-two plots: a confusion matrix and the exact match per kind of answer.
+In: data/predictions/*.jsonl (an empty constrained.jsonl leaves that system out), the test rows, the contract, what the
+adapter was made from. Out: metrics/evaluate.json (rates with 95% intervals, the gain over few_shot, slices),
+metrics/outcomes.jsonl (a verdict per row and system), and two plots: a confusion matrix and the exact match per kind of
+answer.
 """
 
 import csv
@@ -16,7 +17,7 @@ import click
 
 from stages.shared import cli, contract, hashes, params, stats, strict_json, text
 
-SYSTEMS = ("zero_shot", "few_shot", "tuned")
+SYSTEMS = ("zero_shot", "few_shot", "tuned", "constrained")
 ARTICLES = {"a", "an", "the"}
 INVALID = "(invalid)"
 LIBRARIES = ("jsonschema", "numpy", "scipy")
@@ -175,6 +176,13 @@ def gain(before: list[Score], after: list[Score], settings: Params) -> dict[str,
     }
 
 
+def gain_of_grammar(scored: dict[str, list[Score]], settings: Params) -> dict[str, Any]:
+    """What the grammar adds to the tuned model; nothing where it is off."""
+    if "constrained" not in scored:
+        return {}
+    return {"constrained_over_tuned": gain(scored["tuned"], scored["constrained"], settings)}
+
+
 def outcome(per_system: dict[str, Score]) -> dict[str, Any]:
     """One line of outcomes.jsonl: the answer stands there only where it was wrong."""
     any_score = next(iter(per_system.values()))
@@ -198,6 +206,7 @@ def write_csv(path: Path, header: list[str], lines: Iterable[list[Any]]) -> None
 @cli.path_option("--zero-shot", "answers of the base model, instructed")
 @cli.path_option("--few-shot", "answers of the base model, shown examples")
 @cli.path_option("--tuned", "answers of the tuned model")
+@cli.path_option("--constrained", "answers of the tuned model under the grammar; an empty file where it is off")
 @cli.path_option("--tuned-valid", "answers of the tuned model to the validation rows")
 @cli.path_option("--made-from", "made_from.json of the adapter")
 @cli.path_option("--metrics", "metrics file")
@@ -211,6 +220,7 @@ def main(
     zero_shot: Path,
     few_shot: Path,
     tuned: Path,
+    constrained: Path,
     tuned_valid: Path,
     made_from: Path,
     metrics: Path,
@@ -221,27 +231,31 @@ def main(
     settings = params.load("evaluate", Params)
     rules = contract.load(schema, params.load("contract", params.Contract).discriminator)
     examples = list(strict_json.read_jsonl(test))
-    predicted = dict(zip(SYSTEMS, (zero_shot, few_shot, tuned), strict=True))
+    predicted = dict(zip(SYSTEMS, (zero_shot, few_shot, tuned, constrained), strict=True))
+    if not constrained.stat().st_size:
+        del predicted["constrained"]
     scored = {name: scores(examples, file, rules) for name, file in predicted.items()}
     held_out = scores(list(strict_json.read_jsonl(valid)), tuned_valid, rules)
     result = {name: figures(part, settings) for name, part in scored.items()}
+    libraries = [*LIBRARIES, *(["llguidance"] if "constrained" in scored else [])]
     origin = strict_json.parse(made_from.read_text(encoding="utf-8"))
     strict_json.write_json(
         metrics,
         {
             **result,
             "gain_over_few_shot": gain(scored["few_shot"], scored["tuned"], settings),
+            **gain_of_grammar(scored, settings),
             "validation": {"tuned": figures(held_out, settings)},
             "computed_from": {
                 "test": hashes.of_file(test),
                 "schema": hashes.of_file(schema),
                 "adapter": origin["adapter"],
                 "base": origin["base"],
-                "versions": {**origin["versions"], **{name: version(name) for name in LIBRARIES}},
+                "versions": {**origin["versions"], **{name: version(name) for name in libraries}},
             },
         },
     )
-    rows = [dict(zip(SYSTEMS, per_row, strict=True)) for per_row in zip(*scored.values(), strict=True)]
+    rows = [dict(zip(scored, per_row, strict=True)) for per_row in zip(*scored.values(), strict=True)]
     strict_json.write_jsonl(outcomes, map(outcome, rows))
     write_csv(confusion, ["expected", "given"], ([s.wanted_kind, s.said_kind or "(none)"] for s in scored["tuned"]))
     best = result["tuned"]

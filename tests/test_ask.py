@@ -16,7 +16,7 @@ CREATE = '{"action":"create","title":"Buy milk","priority":"medium","due_date":"
 def run(monkeypatch: pytest.MonkeyPatch, said: str, *options: str) -> Result:
     """The command with the model's words given; generation has its own tests."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(ask, "answer", lambda request, base, adapter: said)
+    monkeypatch.setattr(ask, "answer", lambda request, base, adapter, schema: said)
     here = ["--base", "data", "--adapter", "data", "--schema", str(SCHEMA)]
     return CliRunner().invoke(ask.main, ["buy milk tomorrow", *here, *options])
 

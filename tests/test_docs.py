@@ -33,6 +33,18 @@ def test_the_table_is_the_committed_result() -> None:
     assert table.put(README, table.table(metrics)) == README, "run: python -m tools.table --write README.md"
 
 
+def test_the_table_has_the_systems_that_were_measured() -> None:
+    metrics = json.loads((ROOT / "metrics" / "evaluate.json").read_text(encoding="utf-8"))
+    three = {name: part for name, part in metrics.items() if not name.startswith("constrained")}
+    four = three | {"constrained": metrics["tuned"], "constrained_over_tuned": metrics["gain_over_few_shot"]}
+    without, lines = table.table(three), table.table(four)
+    assert [line for line in lines if line not in without] == [
+        line.replace("| tuned |", "| constrained |").replace("tuned over few_shot", "constrained over tuned")
+        for line in without
+        if "| tuned |" in line or "tuned over few_shot" in line
+    ]
+
+
 def test_constraints_hold_every_dependency_by_exact_version() -> None:
     import tomllib
 

@@ -13,6 +13,7 @@ from conftest import ROOT, SCHEMA, write_rows
 from ruamel.yaml import YAML
 
 BIN = Path(sys.executable).parent
+SYSTEMS = ("zero_shot", "few_shot", "tuned", "constrained")
 SMALL = {
     "fetch": {"source": "path"},
     "train": {"epochs": 1.0, "device": "cpu-fp32"},
@@ -73,10 +74,10 @@ def clone(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
     return folder
 
 
-def test_three_systems_are_measured_on_the_same_rows(clone: Path) -> None:
+def test_all_systems_are_measured_on_the_same_rows(clone: Path) -> None:
     metrics = json.loads((clone / "metrics" / "evaluate.json").read_text(encoding="utf-8"))
     built = json.loads((clone / "metrics" / "build.json").read_text(encoding="utf-8"))
-    sizes = {metrics[system]["n"] for system in ("zero_shot", "few_shot", "tuned")}
+    sizes = {metrics[system]["n"] for system in SYSTEMS}
     assert sizes == {built["test"]["examples"]}
     assert built["test"]["examples"] > 20
     outcomes = (clone / "metrics" / "outcomes.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
@@ -98,7 +99,7 @@ def test_a_second_run_does_nothing(clone: Path) -> None:
 
 def test_the_table_names_every_system(clone: Path) -> None:
     printed = run(clone, sys.executable, "-m", "tools.table")
-    assert all(f"| {system} |" in printed for system in ("zero_shot", "few_shot", "tuned"))
+    assert all(f"| {system} |" in printed for system in SYSTEMS)
     assert "p = " in printed
 
 
@@ -120,6 +121,21 @@ def test_editing_the_scorer_runs_the_scorer_only(clone: Path) -> None:
     ran = run(clone, "dvc", "repro")
     assert [line for line in ran.split("\n") if line.startswith("Running stage")] == ["Running stage 'evaluate':"]
     assert (clone / "metrics" / "evaluate.json").read_bytes() == before
+
+
+def test_switching_the_fourth_system_off_leaves_the_others_alone(clone: Path) -> None:
+    before = json.loads((clone / "metrics" / "evaluate.json").read_text(encoding="utf-8"))
+    text = (clone / "params.yaml").read_text(encoding="utf-8")
+    assert "  enabled: true " in text
+    (clone / "params.yaml").write_text(text.replace("  enabled: true ", "  enabled: false "), encoding="utf-8")
+    lines = run(clone, "dvc", "repro").split("\n")
+    ran = [line for line in lines if line.startswith("Running stage")]
+    (clone / "params.yaml").write_text(text, encoding="utf-8")
+    after = json.loads((clone / "metrics" / "evaluate.json").read_text(encoding="utf-8"))
+    run(clone, "dvc", "repro")
+    assert ran == ["Running stage 'constrained':", "Running stage 'evaluate':"]
+    assert set(before) - set(after) == {"constrained", "constrained_over_tuned"}
+    assert all(before[system] == after[system] for system in SYSTEMS[:3])
 
 
 def test_rows_that_dvc_holds_are_read_beside_those_in_git(clone: Path) -> None:

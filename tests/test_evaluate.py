@@ -84,12 +84,13 @@ def test_gain_is_paired() -> None:
     assert found["p_value"] == pytest.approx(2 / 2**30)
 
 
-def run(folder: Path, tuned: list[dict[str, Any]]) -> Result:
+def run(folder: Path, tuned: list[dict[str, Any]], constrained: list[dict[str, Any]] | None = None) -> Result:
     rows = [example(f"t{n}") for n in range(4)]
     write_rows(folder / "rows.jsonl", rows)
     weak = [said("no") | {"id": row["id"]} for row in rows]
     write_rows(folder / "weak.jsonl", weak)
     write_rows(folder / "tuned.jsonl", tuned)
+    write_rows(folder / "constrained.jsonl", constrained or [])
     (folder / "made_from.json").write_text('{"adapter": "a", "base": "b", "versions": {"torch": "1"}}', "utf-8")
     files = {
         "test": "rows.jsonl",
@@ -98,6 +99,7 @@ def run(folder: Path, tuned: list[dict[str, Any]]) -> Result:
         "zero-shot": "weak.jsonl",
         "few-shot": "weak.jsonl",
         "tuned": "tuned.jsonl",
+        "constrained": "constrained.jsonl",
         "tuned-valid": "tuned.jsonl",
         "made-from": "made_from.json",
         "metrics": "evaluate.json",
@@ -125,6 +127,25 @@ def test_the_stage_writes_metrics_outcomes_and_plots(here: Path) -> None:
     first = (here / "evaluate.json").read_bytes()
     run(here, tuned)
     assert (here / "evaluate.json").read_bytes() == first
+
+
+def test_the_constrained_system_is_one_more_where_it_has_answers(here: Path) -> None:
+    tuned = [said(EXPECTED if n else "oops") | {"id": f"t{n}"} for n in range(4)]
+    run(here, tuned)
+    without = json.loads((here / "evaluate.json").read_text(encoding="utf-8"))
+    first = json.loads((here / "outcomes.jsonl").read_text(encoding="utf-8").split("\n")[0])
+    assert run(here, tuned, [said(EXPECTED) | {"id": f"t{n}"} for n in range(4)]).exit_code == 0
+    metrics = json.loads((here / "evaluate.json").read_text(encoding="utf-8"))
+    assert set(metrics["constrained"]) == set(metrics["tuned"])
+    assert metrics["constrained"]["exact_match"] == 1.0
+    assert metrics["constrained_over_tuned"]["exact_match"] == 0.25
+    assert "llguidance" in metrics["computed_from"]["versions"]
+    assert {name: metrics[name] for name in without if name != "computed_from"} == {
+        name: without[name] for name in without if name != "computed_from"
+    }
+    outcome = json.loads((here / "outcomes.jsonl").read_text(encoding="utf-8").split("\n")[0])
+    assert outcome == first | {"constrained": {"verdict": "exact"}}
+    assert {"constrained", "constrained_over_tuned"} & set(without) == set()
 
 
 def test_answers_for_other_rows_are_refused(here: Path) -> None:

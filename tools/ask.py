@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from stages.shared import chat, cli, contract, generate, model, params, strict_json
+from stages.shared import chat, cli, contract, generate, grammar, model, params, strict_json
 from tools import due_date
 
 HERE = {"base": "models/base", "adapter": "models/adapter", "schema": "data/schema.json"}
@@ -36,15 +36,16 @@ def quiet() -> None:
     transformers.logging.disable_progress_bar()
 
 
-def answer(request: str, base: Path, adapter: Path) -> str:
-    """Return the model's text for one request, with the prompt that training used."""
+def answer(request: str, base: Path, adapter: Path, schema: Path | None) -> str:
+    """Return the model's text for one request, with the prompt that training used, held to `schema` where given."""
     quiet()
     settings = params.load("predict", params.Predict)
     tokenizer = model.load_tokenizer(base)
     network = model.load_for_generation(base, adapter, model.device(settings.device)[1])
     prefix = strict_json.parse((adapter / "made_from.json").read_text(encoding="utf-8"))["prefix"]
     prompt = chat.prompt_ids(tokenizer, chat.with_prefix(prefix, [{"role": "user", "content": request}]))
-    ((_, found),) = generate.greedy(network, tokenizer, [prompt], settings.max_new_tokens, 1)
+    mask = grammar.load(schema, tokenizer).mask if schema else None
+    ((_, found),) = generate.greedy(network, tokenizer, [prompt], settings.max_new_tokens, 1, mask)
     return found.text
 
 
@@ -56,11 +57,12 @@ def answer(request: str, base: Path, adapter: Path) -> str:
 @click.option(
     "--today", type=click.DateTime(["%Y-%m-%d"]), help="turn due_date into an ISO date, as seen from this day"
 )
-def main(request: str, base: Path, adapter: Path, schema: Path, today: datetime | None) -> None:
+@click.option("--constrained", is_flag=True, help="hold the answer to the schema while it is written")
+def main(request: str, base: Path, adapter: Path, schema: Path, today: datetime | None, constrained: bool) -> None:
     if not request.strip():
         raise click.UsageError("the request is empty")
     rules = contract.load(schema, params.load("contract", params.Contract).discriminator)
-    said = answer(request, base, adapter)
+    said = answer(request, base, adapter, schema if constrained else None)
     try:
         value = contract.parse_answer(said)
     except strict_json.JsonError as error:

@@ -1,4 +1,4 @@
-"""Print the results of the last run as a Markdown table: three systems on the same test rows, and the gain.
+"""Print the results of the last run as a Markdown table: every system on the same test rows, and the gain.
 
 With --write, the table also replaces the one between the marks in a Markdown file, so that the numbers on show are
 those of the commit.
@@ -12,7 +12,8 @@ import click
 from stages.shared import cli, strict_json
 
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
-SYSTEMS = ("zero_shot", "few_shot", "tuned")
+SYSTEMS = ("zero_shot", "few_shot", "tuned", "constrained")
+GAINS = (("gain_over_few_shot", "tuned", "few_shot"), ("constrained_over_tuned", "constrained", "tuned"))
 COLUMNS = {
     "JSON valid": "json_valid",
     "schema valid": "schema_valid",
@@ -29,21 +30,27 @@ def cell(figures: dict[str, Any], name: str) -> str:
     return f"{figures[name]:.3f} [{figures[name + '_low']:.3f}, {figures[name + '_high']:.3f}]"
 
 
+def comparison(gain: dict[str, Any]) -> str:
+    interval = f"[{gain['low']:+.3f}, {gain['high']:+.3f}]"
+    return f"{gain['exact_match']:+.3f} {interval}, p = {gain['p_value']:.2g}, n = {gain['n']} pairs"
+
+
 def table(metrics: dict[str, Any]) -> list[str]:
     """The lines of the table: a rate and its 95% interval in each cell."""
     lines = [f"| system | n | {' | '.join(COLUMNS)} |", "|---|---|" + "---|" * len(COLUMNS)]
-    for system in SYSTEMS:
+    for system in (system for system in SYSTEMS if system in metrics):
         figures = metrics[system]
         cells = [cell(figures, name) for name in COLUMNS.values()]
         lines.append(f"| {system} | {figures['n']} | {' | '.join(cells)} |")
-    gain = metrics["gain_over_few_shot"]
-    interval = f"[{gain['low']:+.3f}, {gain['high']:+.3f}]"
     held_out = metrics["validation"]["tuned"]
     return [
         *lines,
         "",
-        f"Gain of tuned over few_shot, exact match: {gain['exact_match']:+.3f} {interval}, "
-        f"p = {gain['p_value']:.2g}, n = {gain['n']} pairs.",
+        *(
+            f"Gain of {after} over {before}, exact match: {comparison(metrics[name])}."
+            for name, after, before in GAINS
+            if name in metrics
+        ),
         f"Validation rows, for choosing settings: exact match {cell(held_out, 'exact_match')}, n = {held_out['n']}.",
     ]
 

@@ -1,7 +1,7 @@
 """Greedy generation in batches, the part of the prompt that all rows share computed once."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,18 @@ class Answer:
 
 
 def greedy(
-    model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int, batch_size: int
+    model: Any,
+    tokenizer: Any,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    batch_size: int,
+    mask: Callable[[int], Any] | None = None,
 ) -> Iterator[tuple[int, Answer]]:
     """Yield (index into `prompts`, answer), batch by batch, rows of similar length together.
 
     `prompts` are token ids. Rows are padded between the shared start and their own part, so that the keys and values
-    of the start are the same for all and are computed once.
+    of the start are the same for all and are computed once. `mask` makes the logits processor for a batch of so many
+    rows; without it nothing stands between the model and its words.
     """
     import torch
 
@@ -34,7 +40,9 @@ def greedy(
         for first in range(0, len(order), batch_size):
             batch = order[first : first + batch_size]
             rows = [prompts[index] for index in batch]
-            yield from zip(batch, _batch(model, tokenizer, rows, shared, start, stops, max_new_tokens), strict=True)
+            masks = [mask(len(rows))] if mask else None
+            answers = _batch(model, tokenizer, rows, shared, start, stops, max_new_tokens, masks)
+            yield from zip(batch, answers, strict=True)
 
 
 def stop_ids(model: Any, tokenizer: Any) -> list[int]:
@@ -67,6 +75,7 @@ def _batch(
     start: Any,
     stops: list[int],
     max_new_tokens: int,
+    masks: list[Any] | None,
 ) -> list[Answer]:
     """Generate for rows that all begin with the same `shared` tokens, whose keys and values are `start`."""
     import torch
@@ -87,6 +96,7 @@ def _batch(
         attention_mask=mask.to(model.device),
         past_key_values=cache,
         generation_config=_config(stops, max_new_tokens),
+        logits_processor=masks,
     )
     return [_answer(tokenizer, row, new, stops) for row, new in zip(rows, out[:, width:].tolist(), strict=True)]
 

@@ -1,0 +1,82 @@
+"""Hold an answer to the contract while it is written: at each step, only tokens that the JSON Schema can go on with.
+
+The schema becomes a grammar of the spelling that training used (no spaces, keys in the order of the schema), and the
+grammar a mask over the vocabulary, as in Willard and Louf (2023). The engine is llguidance; benchmarks/README.md has
+what it was chosen for. The grammar shapes answers, the contract still judges them: see `Grammar.left_out`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.shared import strict_json
+from stages.shared.cli import InputError
+
+# What strict_json.compact writes. Without \u, characters that end lines or words for one reader only stay out.
+SPELLING: dict[str, Any] = {"whitespace_flexible": False, "json_allowed_escapes": '"\\bfnrt'}
+# A second try: alternatives that may overlap become any of them, and keywords that are not known are left out.
+LOOSER: dict[str, Any] = {"coerce_one_of": True, "lenient": True}
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """A schema in the tokens of one tokenizer. `left_out`: what of the schema it does not hold answers to."""
+
+    start: Any  # llguidance's matcher, before the first token
+    vocabulary: int
+    left_out: tuple[str, ...]
+
+    def mask(self, rows: int) -> "Mask":
+        """A mask for a batch of so many answers, none begun."""
+        return Mask(self, rows)
+
+    def spells(self, ids: list[int]) -> bool:
+        """Whether an answer, its EOS included, can be written."""
+        return bool(self.start.validate_tokens(ids) == len(ids))
+
+
+class Mask:
+    """A logits processor of transformers: impossible tokens get -inf; only EOS is left where an answer is complete."""
+
+    def __init__(self, grammar: Grammar, rows: int) -> None:
+        from llguidance.numpy import allocate_token_bitmask
+
+        self.matchers = [grammar.start.deep_copy() for _ in range(rows)]
+        self.bits = allocate_token_bitmask(rows, grammar.vocabulary)
+        self.begun = False
+
+    def __call__(self, ids: Any, scores: Any) -> Any:
+        """Mask the `scores` of the next token (rows, vocabulary) after `ids` (rows, length). Raises InputError."""
+        import numpy as np
+        import torch
+        from llguidance.numpy import fill_next_token_bitmask
+
+        for number, (matcher, token) in enumerate(zip(self.matchers, ids[:, -1].tolist(), strict=True)):
+            if self.begun and not matcher.is_stopped():
+                matcher.consume_token(token)
+            if matcher.is_error():
+                raise InputError(f"the grammar engine gave up: {matcher.get_error()}; see constrained in params.yaml")
+            fill_next_token_bitmask(matcher, self.bits, number)
+        self.begun = True
+        # A model may have more outputs than its tokenizer has tokens; unpackbits fills up with zeros.
+        allowed = np.unpackbits(self.bits.view(np.uint8), axis=1, count=scores.shape[1], bitorder="little")
+        return scores.masked_fill(torch.from_numpy(allowed == 0).to(scores.device), float("-inf"))
+
+
+def load(schema: Path, tokenizer: Any) -> Grammar:
+    """Read a JSON Schema; leave out what the engine can't express. Raises InputError when nothing can be made of it."""
+    from llguidance import LLMatcher
+    from llguidance.hf import from_tokenizer
+
+    try:
+        engine = from_tokenizer(tokenizer)
+    except ValueError as error:
+        raise InputError(f"the grammar engine can't read this tokenizer: {error}") from error
+    rules = strict_json.parse(schema.read_text(encoding="utf-8"))
+    for options in (SPELLING, SPELLING | LOOSER):
+        text = LLMatcher.grammar_from_json_schema(rules | {"x-guidance": options})
+        failed, messages = LLMatcher.validate_grammar_with_warnings(text, engine)
+        if not failed:
+            return Grammar(LLMatcher(engine, text, log_level=0), engine.vocab_size, tuple(messages))
+    reason = " ".join(messages[0].split())
+    raise InputError(f"{schema}: no grammar can be made of it: {reason}; constrained.enabled: false does without")
