@@ -1,0 +1,261 @@
+"""Write the exported model as a GGUF file with a Modelfile, for llama.cpp and Ollama.
+
+In: the folder of the export stage. Out: model.gguf with weights, vocabulary and chat template, and a Modelfile with the
+template, the system prompt and the stop tokens; an empty folder if gguf.type is none. Written with llama.cpp's own
+`gguf` package, for Llama and Qwen2. (The packaged copies of llama.cpp's converter know tokenizers by the hash of what
+they do to one text, and refuse the default base model, whose tokenizer came out of a GGUF file itself.)
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from stages.shared import cli, model, params, strict_json
+
+ARCHITECTURES = {"LlamaForCausalLM": "LLAMA", "Qwen2ForCausalLM": "QWEN2"}
+# What llama.cpp calls a way to cut text before BPE. WORDS is GPT-2's own expression, built into `ByteLevel`.
+WORDS, BYTES, DIGITS = "ByteLevel with expression", "ByteLevel", "Digits, one by one"
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+CUTS = {
+    (WORDS,): "gpt-2",
+    (DIGITS, WORDS): "smollm",
+    (_SPLIT % "{1,3}", BYTES): "llama-bpe",
+    (_SPLIT % "", BYTES): "qwen2",
+}
+
+
+@dataclass(frozen=True)
+class Params:
+    type: Literal["F32", "F16", "Q8_0", "none"]
+
+
+class GgufError(cli.InputError):
+    """The model can't be written as GGUF here; the message says why, and how to go on without."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}; to do without a GGUF file, set gguf.type to none in params.yaml")
+
+
+def architecture(config: Any) -> Any:
+    """The gguf package's name of the model class. Raises GgufError for a model that this file can't express."""
+    from gguf import MODEL_ARCH
+
+    name = config.architectures[0]
+    if name not in ARCHITECTURES:
+        raise GgufError(f"{name} is not one of {', '.join(ARCHITECTURES)}")
+    if getattr(config, "use_sliding_window", False):
+        raise GgufError("sliding window attention is not supported")
+    return MODEL_ARCH[ARCHITECTURES[name]]
+
+
+def cut(spec: dict[str, Any]) -> str:
+    """llama.cpp's name of the pre-tokenizer in tokenizer.json. Raises GgufError for an unknown one: a wrong name would
+    go unnoticed and cost accuracy."""
+    steps = tuple(_step(step) for step in spec.get("pretokenizers", [spec]))
+    if steps not in CUTS:
+        raise GgufError(f"the tokenizer cuts text by {' + '.join(steps)}, for which no name is known")
+    return CUTS[steps]
+
+
+def _step(step: dict[str, Any]) -> str:
+    if step["type"] == "ByteLevel" and not step["add_prefix_space"]:
+        return WORDS if step["use_regex"] else BYTES
+    if step["type"] == "Digits" and step["individual_digits"]:
+        return DIGITS
+    if step["type"] == "Split" and "Regex" in step["pattern"]:
+        return str(step["pattern"]["Regex"])
+    return str(step)
+
+
+def add_shape(writer: Any, config: Any, scale: str) -> None:
+    """The hyperparameters. `scale`: the type of the matrices."""
+    from gguf import GGML_QUANT_VERSION, LlamaFileType
+
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(head)
+    writer.add_value_length(head)
+    writer.add_rope_dimension_count(head)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_file_type(LlamaFileType["ALL_F32" if scale == "F32" else f"MOSTLY_{scale}"])
+    writer.add_quantization_version(GGML_QUANT_VERSION)
+
+
+def add_vocabulary(writer: Any, tokenizer: Any, size: int, stops: list[int]) -> None:
+    """Tokens, merges, special tokens and the chat template. `size`: rows of the embedding; some may be spare."""
+    from gguf import TokenType
+
+    spec = strict_json.parse(tokenizer.backend_tokenizer.to_str())
+    if spec["model"]["type"] != "BPE":
+        raise GgufError(f"the tokenizer is {spec['model']['type']}, only BPE is supported")
+    known = {number: token for token, number in tokenizer.get_vocab().items()}
+    added = {token["id"]: token["special"] for token in spec["added_tokens"]}
+    kinds = {True: TokenType.CONTROL, False: TokenType.USER_DEFINED, None: TokenType.NORMAL}
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(cut(spec["pre_tokenizer"]))
+    writer.add_token_list([known.get(number, f"[PAD{number}]") for number in range(size)])
+    writer.add_token_types([kinds[added.get(n)] if n in known else TokenType.UNUSED for n in range(size)])
+    writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in spec["model"]["merges"]])
+    for name in ("bos", "eos", "pad", "unk"):
+        if (number := getattr(tokenizer, f"{name}_token_id")) is not None:
+            getattr(writer, f"add_{name}_token_id")(number)
+    for other in stops[1:2]:
+        writer.add_eot_token_id(other)
+    writer.add_add_bos_token(False)  # the chat template writes it, where there is one
+    writer.add_chat_template(tokenizer.chat_template)
+
+
+def rope_factors(config: Any) -> Any:
+    """How much each frequency of the rotary embedding is slowed down (Llama 3.1 and later), or None."""
+    import torch
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    rope = config.rope_parameters
+    if rope["rope_type"] == "default":
+        return None
+    if rope["rope_type"] != "llama3" or config.architectures != ["LlamaForCausalLM"]:
+        raise GgufError(f"rotary embeddings of type {rope['rope_type']} are not supported")
+    slowed, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    plain = rope["rope_theta"] ** -(torch.arange(len(slowed)) / len(slowed))
+    return (plain / slowed).float().numpy()
+
+
+def weights(folder: Path, config: Any, arch: Any) -> Iterator[tuple[str, Any]]:
+    """(GGUF name, float32 array) of each weight, one at a time."""
+    import torch
+    from gguf import get_tensor_name_map
+    from safetensors import safe_open
+
+    names = get_tensor_name_map(arch, config.num_hidden_layers)
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as shard:
+            for name in sorted(shard.keys()):
+                value = shard.get_tensor(name).to(torch.float32).numpy()
+                if arch.name == "LLAMA" and ".q_proj." in name:
+                    value = interleaved(value, config.num_attention_heads)
+                if arch.name == "LLAMA" and ".k_proj." in name:
+                    value = interleaved(value, config.num_key_value_heads)
+                found = names.get_name(name, try_suffixes=(".weight", ".bias"))
+                if found is None:
+                    raise GgufError(f"{file.name}: no name is known for {name}")
+                yield found, value
+
+
+def interleaved(value: Any, heads: int) -> Any:
+    """Rows in the order of llama.cpp's Llama: it rotates neighbours, transformers the two halves of a head."""
+    return value.reshape(heads, 2, len(value) // heads // 2, *value.shape[1:]).swapaxes(1, 2).reshape(value.shape)
+
+
+def add_weight(writer: Any, name: str, value: Any, scale: str) -> None:
+    """Add one tensor: matrices as `scale`, vectors and what does not fill whole blocks as float32."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+    from gguf.quants import quantize
+
+    wanted = GGMLQuantizationType[scale]
+    if value.ndim < 2 or value.shape[-1] % GGML_QUANT_SIZES[wanted][0]:
+        wanted = GGMLQuantizationType.F32
+    writer.add_tensor(name, quantize(value, wanted), raw_dtype=wanted)
+
+
+def write(folder: Path, tokenizer: Any, stops: list[int], scale: str, out: Path, adapter: str) -> None:
+    """Write the model in `folder` to the GGUF file `out`; `adapter` is the hash that it is known by."""
+    from gguf import MODEL_ARCH_NAMES, GGUFWriter
+    from tqdm import tqdm
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    arch = architecture(config)
+    writer = GGUFWriter(out, MODEL_ARCH_NAMES[arch])
+    writer.add_string("lockstep.adapter", adapter)
+    add_shape(writer, config, scale)
+    add_vocabulary(writer, tokenizer, config.vocab_size, stops)
+    if (factors := rope_factors(config)) is not None:
+        add_weight(writer, "rope_freqs.weight", factors, scale)
+    for name, value in tqdm(weights(folder, config, arch), desc="gguf", unit=" tensors", delay=2):
+        add_weight(writer, name, value, scale)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def ollama_template(tokenizer: Any, system: str) -> str:
+    """The chat template in Go's language, as Ollama wants it. Raises GgufError when turns depend on each other.
+
+    Found by rendering: what stands before and after each turn's text, when a conversation grows turn by turn.
+    """
+    said = {"system": f"{system}@system@", "user": "@user@", "assistant": "@assistant@"}
+    turns = [{"role": role, "content": text} for role, text in said.items()]
+    grown: list[str] = [
+        tokenizer.apply_chat_template(turns[:count], tokenize=False, add_generation_prompt=opened)
+        for count, opened in ((1, False), (2, False), (2, True), (3, False))
+    ]
+    if any(not longer.startswith(shorter) for shorter, longer in pairwise(grown)):
+        raise GgufError("the chat template can't be put as an Ollama template: a turn changes those before it")
+    first, second, opening, third = (longer[len(shorter) :] for shorter, longer in pairwise(["", *grown]))
+    return (
+        "{{ if .System }}" + first.replace(said["system"], "{{ .System }}") + "{{ end }}"
+        "{{ if .Prompt }}" + second.replace(said["user"], "{{ .Prompt }}") + "{{ end }}"
+        + opening + third.replace(said["assistant"], "{{ .Response }}")
+    )  # fmt: skip
+
+
+def modelfile(template: str, system: str, stops: list[str], max_new_tokens: int) -> str:
+    """Ollama's recipe: the prompt of training, and greedy answers without Ollama's own penalties."""
+    if '"""' in template + system or system.endswith('"'):
+        raise GgufError('the system prompt can\'t stand in a Modelfile: it holds """ or ends in a quotation mark')
+    settings = ["temperature 0", "repeat_penalty 1", f"num_predict {max_new_tokens}"]
+    lines = [
+        "FROM ./model.gguf",
+        f'TEMPLATE """{template}"""',
+        f'SYSTEM """{system}"""',
+        *(f"PARAMETER {setting}" for setting in settings),
+        *(f'PARAMETER stop "{stop}"' for stop in stops),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def convert(merged: Path, scale: str, out: Path) -> None:
+    """Write model.gguf and Modelfile for the exported model."""
+    tokenizer = model.load_tokenizer(merged)
+    origin = strict_json.parse((merged / "made_from.json").read_text(encoding="utf-8"))
+    greedy = strict_json.parse((merged / "generation_config.json").read_text(encoding="utf-8"))
+    stops, (system,) = greedy["eos_token_id"], (turn["content"] for turn in origin["prefix"])
+    words = tokenizer.convert_ids_to_tokens(stops)
+    recipe = modelfile(ollama_template(tokenizer, system), system, words, greedy["max_new_tokens"])
+    (out / "Modelfile").write_text(recipe, encoding="utf-8")
+    write(merged, tokenizer, stops, scale, out / "model.gguf", origin["adapter"])
+
+
+@click.command(help=__doc__)
+@cli.path_option("--merged", "folder of the export stage")
+@cli.path_option("--out", "folder to write")
+def main(merged: Path, out: Path) -> None:
+    settings = params.load("gguf", Params)
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    if settings.type != "none":
+        convert(merged, settings.type, part)
+    shutil.rmtree(out, ignore_errors=True)
+    part.rename(out)
+    click.echo(f"gguf: {settings.type} -> {out}", err=True)
+
+
+if __name__ == "__main__":
+    main()
