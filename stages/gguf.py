@@ -114,7 +114,7 @@ def add_vocabulary(writer: Any, tokenizer: Any, size: int, stops: list[int]) -> 
     for name in ("bos", "eos", "pad", "unk"):
         if (number := getattr(tokenizer, f"{name}_token_id")) is not None:
             getattr(writer, f"add_{name}_token_id")(number)
-    for other in stops[1:2]:
+    for other in stops[1:2]:  # GGUF has room for one beside EOS; the Modelfile names all
         writer.add_eot_token_id(other)
     writer.add_add_bos_token(False)  # the chat template writes it, where there is one
     writer.add_chat_template(tokenizer.chat_template)
