@@ -6,9 +6,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: repro test format clean
 
-repro: .venv/installed  ## everything, from the base model to the table of results
+repro: .venv/installed  ## everything, from the base model to the table of results and the advice
 	dvc repro
 	python -m tools.table --write README.md
+	python -m tools.advise --write README.md
 
 test: .venv/installed  ## style, types, workflows, tests
 	ruff check .

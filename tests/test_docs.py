@@ -4,7 +4,9 @@ import json
 import re
 from pathlib import Path
 
-from tools import table
+import pytest
+
+from tools import advise, table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -43,6 +45,12 @@ def test_the_table_has_the_systems_that_were_measured() -> None:
         for line in without
         if "| tuned |" in line or "tuned over few_shot" in line
     ]
+
+
+def test_the_advice_is_that_of_the_committed_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert advise.MARKS[0] in README
+    assert advise.put(README, advise.advice(advise.known())) == README, "run: python -m tools.advise --write README.md"
 
 
 def test_constraints_hold_every_dependency_by_exact_version() -> None:

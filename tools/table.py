@@ -55,10 +55,10 @@ def table(metrics: dict[str, Any]) -> list[str]:
     ]
 
 
-def put(document: str, lines: list[str]) -> str:
-    """The document with the table between its marks; unchanged where it has none."""
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
+def put(document: str, lines: list[str], marks: tuple[str, str] = (BEGIN, END)) -> str:
+    """The document with the lines between its marks; unchanged where it has none."""
+    before, begin, rest = document.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     return before + begin + "\n" + "\n".join(lines) + "\n" + end + after if end else document
 
 
