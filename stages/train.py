@@ -5,6 +5,7 @@ made_from.json (what it was made from), metrics, the loss curves, and a timing f
 """
 
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -147,6 +148,16 @@ def make_trainer(network: Any, tokenizer: Any, settings: Params, args: Any, trai
     return trainer
 
 
+def bound_caches() -> None:
+    """Before torch is imported: keep few of oneDNN's compiled matrix products.
+
+    There is one for each number of tokens, and each micro batch has another: with the default of 1,024 (twice: oneDNN's
+    cache and torch's own) they grow to gigabytes. The products are the same, so is the adapter.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "1")
+
+
 def score_labelled_tokens_only() -> bool:
     """Make TRL's fused head skip masked positions on CPU too: same loss, up to 1.3 times faster. False if TRL changed.
 
@@ -250,6 +261,7 @@ def main(
     timing: Path,
 ) -> None:
     settings, max_length = params.load("train", Params), params.load("chat", params.Chat).max_length
+    bound_caches()
     key, device = model.device(settings.device)
     import torch
     from transformers import set_seed
