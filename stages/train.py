@@ -10,14 +10,14 @@ import shutil
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import click
 
-from stages.shared import chat, cli, hashes, model, params, strict_json
+from stages.shared import chat, cli, hashes, memory, model, params, strict_json
 
 LIBRARIES = ("accelerate", "bitsandbytes", "datasets", "peft", "torch", "transformers", "trl")
 IGNORED = -100  # the label that the loss skips
@@ -36,6 +36,7 @@ class Params:
     lora_rank: params.Count
     lora_alpha: params.Count
     lora_dropout: params.Share
+    check_memory: bool
 
 
 def encode(tokenizer: Any, prefix: list[chat.Turn], example: dict[str, Any]) -> dict[str, list[int]]:
@@ -146,6 +147,56 @@ def make_trainer(network: Any, tokenizer: Any, settings: Params, args: Any, trai
     if len(trainer.train_dataset) != len(train):
         raise cli.InputError(f"TRL kept {len(trainer.train_dataset)} of {len(train)} training rows")
     return trainer
+
+
+def planned(settings: Params, device: model.Device, rows: Any) -> memory.Run:
+    """The largest micro batch that random order can draw: the longest rows together."""
+    lengths = sorted(((len(row["input_ids"]), sum(i != IGNORED for i in row["labels"])) for row in rows), reverse=True)
+    longest = lengths[: settings.micro_batch_size]
+    return memory.Run(
+        method="qlora",
+        tokens=sum(tokens for tokens, _ in longest),
+        labelled=sum(labelled for _, labelled in longest),
+        rank=settings.lora_rank,
+        element=4 if device.train_dtype == "float32" else 2,
+        checkpointing=device.checkpointing,
+        on_cpu=device.name == "cpu",
+    )
+
+
+def smaller(settings: Params) -> list[Params]:
+    """The same run with less memory, the least change first: the result of the first ones stays the same."""
+    micro = [n for n in range(settings.micro_batch_size - 1, 0, -1) if settings.batch_size % n == 0]
+    lean = replace(settings, micro_batch_size=1)
+    ranks = [n for n in (8, 4) if n < settings.lora_rank]
+    return [*(replace(settings, micro_batch_size=n) for n in micro), *(replace(lean, lora_rank=n) for n in ranks)]
+
+
+def refuse_what_cannot_fit(base: Path, settings: Params, device: model.Device, rows: Any) -> None:
+    """Raises InputError when the plan needs more memory than is free, naming a knob that makes it fit."""
+    if not settings.check_memory:
+        return
+    try:
+        shape = memory.read_shape(base)
+    except cli.InputError as unknown:
+        click.echo(f"train: memory is not checked: {unknown.message}", err=True)
+        return
+    free = memory.available(device.name)
+
+    def need(changed: Params) -> float:
+        return memory.MARGIN * memory.peak(shape, planned(changed, device, rows)).total
+
+    if need(settings) <= free:
+        return
+    fits = next((changed for changed in smaller(settings) if need(changed) <= free), None)
+    knobs = "no knob of params.yaml makes it fit: choose a smaller model (python -m tools.plan) or more memory"
+    if fits:
+        before, after = asdict(settings), asdict(fits)
+        knobs = "it fits with " + ", ".join(f"train.{k}={v}" for k, v in after.items() if before[k] != v)
+    raise cli.InputError(
+        f"training needs about {need(settings) / memory.GB:.1f} GB and {free / memory.GB:.1f} GB are free; {knobs}; "
+        "to try all the same, set train.check_memory to false"
+    )
 
 
 def bound_caches() -> None:
@@ -271,6 +322,7 @@ def main(
     turns = strict_json.parse(prefix.read_text(encoding="utf-8"))
     train_set = dataset(tokenizer, turns, train, max_length)
     valid_set = dataset(tokenizer, turns, valid, max_length)
+    refuse_what_cannot_fit(base, settings, device, train_set)
     compact_head = device.name == "cuda" or score_labelled_tokens_only()
     with tempfile.TemporaryDirectory() as scratch:
         args = arguments(settings, device, Path(scratch))

@@ -104,7 +104,7 @@ def test_the_compact_head_gives_the_same_loss(base: Path, tokenizer: Any) -> Non
     device = model.DEVICES["cpu-fp32"]
     rows = Dataset.from_list([train.encode(tokenizer, PREFIX, example(number)) for number in range(4)])
     original, losses = trl_utils._use_triton, []
-    settings = train.Params("auto", 1, 1.0, 1e-3, 0.0, 4, 4, 0.0, 4, 8, 0.0)
+    settings = train.Params("auto", 1, 1.0, 1e-3, 0.0, 4, 4, 0.0, 4, 8, 0.0, True)
     try:
         for compact in (False, True):
             torch.manual_seed(1)
@@ -123,6 +123,6 @@ def test_the_compact_head_gives_the_same_loss(base: Path, tokenizer: Any) -> Non
 def test_a_batch_that_micro_batches_do_not_divide_is_refused(base: Path) -> None:
     from stages.shared import model, params
 
-    settings = train.Params("auto", 1, 1.0, 1e-3, 0.0, 10, 4, 0.0, 4, 8, 0.0)
+    settings = train.Params("auto", 1, 1.0, 1e-3, 0.0, 10, 4, 0.0, 4, 8, 0.0, True)
     with pytest.raises(params.ParamsError, match="micro_batch_size"):
         train.arguments(settings, model.DEVICES["cpu-fp32"], base / "scratch")
