@@ -40,7 +40,9 @@ class Settings:
             if set(getattr(self, name)) != set(expected):
                 raise params.ParamsError(f"params.yaml: validate.{name} must have exactly: {', '.join(expected)}")
         if unknown := set(self.flag_only) - set(CHECKS["train"]):
-            raise params.ParamsError(f"params.yaml: validate.flag_only: no check is called {', '.join(sorted(unknown))}")
+            raise params.ParamsError(
+                f"params.yaml: validate.flag_only: no check is called {', '.join(sorted(unknown))}"
+            )
 
     def parameters(self) -> dict[str, float]:
         """What the suites call {"$PARAMETER": name}."""
