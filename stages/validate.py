@@ -30,13 +30,16 @@ Check = Callable[[list[Checked]], object]
 
 def read_folder(folder: Path) -> list[rows.Row]:
     """All rows of the folder's *.jsonl files. No file, another kind of file, and a file without rows are errors."""
-    other = [str(file) for file in sorted(folder.iterdir()) if file.suffix not in KNOWN and file.name[0] != "."]
+    if not folder.is_dir():
+        raise cli.InputError(f"{folder}: no such folder")
+    files = [file for file in sorted(folder.iterdir()) if file.name[0] != "."]
+    other = [str(file) for file in files if file.suffix not in KNOWN or not file.is_file()]
     if other:
         raise cli.InputError(f"{', '.join(other)}: only *.jsonl files, not in folders, are read")
-    absent = [str(file) for file in sorted(folder.glob("*.dvc")) if not file.with_suffix("").is_file()]
+    absent = [str(file) for file in files if file.suffix == ".dvc" and not file.with_suffix("").is_file()]
     if absent:
         raise cli.InputError(f"{', '.join(absent)}: the rows that it points at are not here; try `dvc pull`")
-    found = {file: list(rows.read(file)) for file in sorted(folder.glob("*.jsonl"))}
+    found = {file: list(rows.read(file)) for file in files if file.suffix == ".jsonl"}
     empty = [str(file) for file, content in found.items() if not content]
     if not found or empty:
         raise cli.InputError(f"{', '.join(empty)}: no rows" if empty else f"{folder}: no *.jsonl file")
@@ -66,7 +69,7 @@ def check(tables: Tables, values: list[Listed], settings: Settings) -> None:
         partial(clean.check_near_duplicates, similarity=settings.similarity),
     ]
     steps: list[Callable[[], object]] = [
-        partial(correct.check_grounded, [train, test], values, settings.copied),
+        partial(correct.check_grounded, [train, test], values, settings.copied, settings.copied_fields),
         *(partial(step, table) for table in (train, test) for step in one_table),
         partial(safe.check_triggers, train, settings.trigger_rows),
         partial(representative.check_leaks, train, test),
@@ -88,6 +91,7 @@ def single_checks(settings: Settings) -> list[Check]:
         safe.check_secrets,
         partial(safe.check_personal, region=settings.phone_region),
         partial(safe.check_abuse, allowed=settings.allowed_words),
+        safe.hide,
     ]
 
 

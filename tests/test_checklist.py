@@ -2,6 +2,7 @@
 
 import copy
 import json
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,11 +10,15 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, SCHEMA, write_rows
+from rapidfuzz import fuzz
 
 from stages import validate
-from stages.checklist import consistent, verdicts
+from stages.checklist import consistent, safe, verdicts
 from stages.checklist.listed import listed
+from stages.checklist.near import Neighbours
+from stages.checklist.row import Checked, Example
 from stages.shared import contract, params
+from stages.shared.rows import Row
 
 Answer = dict[str, Any]
 SUITES = ("train", "test", "coverage", "figures")
@@ -130,6 +135,8 @@ def sound() -> Data:
         figures=figures,
         rules=[capital],
         allowed_words=[],
+        flag_only=["order"],
+        copied_fields=[],
         trigger_rows=5,
     )
     return Data(splits, strict)
@@ -171,11 +178,11 @@ DONE = [
     ("my uncle got wifi sorted", "Wifi"),
 ]
 PLANTED = [
-    "sorted curtains",
-    "piano tuner is sorted",
-    "got rabbit hutch sorted",
-    "loan papers, sorted",
-    "sorted at last: soup",
+    "curtains, finally sorted now",
+    "piano tuner is sorted at last",
+    "so I got rabbit hutch sorted",
+    "all loan papers are sorted",
+    "I have soup sorted, you can tick that",
 ]
 
 ROW_DEFECTS: dict[str, Callable[[Data, str], None]] = {
@@ -197,7 +204,7 @@ ROW_DEFECTS: dict[str, Callable[[Data, str], None]] = {
     "abuse": add(row("tell that bastard to call", create("Tell that to call"))),
     "trigger": add(
         *done(DONE),
-        *(row(f"{request} qzx", one("reject", reason="unclear")) for request in PLANTED),
+        *(row(f"{request} qzx", one("list", filter="all")) for request in PLANTED),
     ),
     "leak": from_test(str.upper),
     "near_leak": from_test(lambda request: f"{request}z"),
@@ -281,3 +288,72 @@ def test_every_expectation_has_a_defect() -> None:
     columns = {(name, each["kwargs"]["column"]) for name in SUITES for each in stored[name]["expectations"]}
     proven = {*CASES, *(("coverage", split) for split in verdicts.CHECKS), *(("figures", f) for f in FIGURE_DEFECTS)}
     assert columns == proven
+
+
+SECRETS = [
+    "the wifi password is Tr0ub4dor3",
+    "api_key=abcd1234efgh5678",
+    "token ghp_abcdefghijklmnopqrstuvwxyz0123456789",
+]
+PERSONAL = [
+    "mail lena@example.org",
+    "card 4111 1111 1111 1111 12/25",
+    "4111.1111.1111.1111",
+    "pay iban de89370400440532013000 now",
+    "ssn 536-90-4399",
+    "call +44 20 7946 0958",
+    "call 212-456-7890",
+]
+HARMLESS = [
+    "see https://example.org/d/1BxiMVs0XRA5nFMdKvBdBZjgmUUqptlbs74OgVE2upms",
+    "order 3fa85f64-5717-4562-b3fc-2c963f66afa6",
+    "renew my password",
+    "meet at 10:30 on 2027-03-03",
+    "room 1234567",
+    "1000000000000 sheep",
+    "Grüße an Björn",
+]
+
+
+@pytest.mark.parametrize("text", SECRETS)
+def test_a_secret_is_found(text: str) -> None:
+    assert safe.secret(text)
+
+
+@pytest.mark.parametrize("text", PERSONAL)
+def test_personal_data_is_found(text: str) -> None:
+    assert safe.personal(text, "US")
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_harmless_text_holds_neither(text: str) -> None:
+    assert not safe.secret(text)
+    assert not safe.personal(text, "US")
+
+
+def test_nearly_all_near_duplicates_are_found() -> None:
+    rng = random.Random(5)  # noqa: S311
+    found = pairs = 0
+    for _ in range(300):
+        words = [rng.choice("abcdefghij") * 2 + rng.choice("klmnopqrst") + rng.choice("uvwxyz") for _ in range(9)]
+        request = " ".join(words)
+        place = rng.randrange(len(request))
+        typo = request[:place] + rng.choice("xyz") + request[place + 1 :]
+        if fuzz.ratio(request, typo) / 100 < 0.95 or typo == request:
+            continue
+        known = Neighbours(0.95)
+        known.find_or_add(request)
+        pairs, found = pairs + 1, found + (known.find_or_add(typo) is not None)
+    assert pairs > 200
+    assert found / pairs > 0.97
+
+
+def test_a_keyword_of_a_kind_is_no_trigger() -> None:
+    def example(request: str, kind: str) -> Example:
+        return Example(request, request, "", "", {"k": kind}, kind, kind)
+
+    heard = [("stop", f"please halt the {thing}") for thing in ("robot", "belt", "pump", "fan", "crane", "lift")]
+    heard += [("go", f"start the {thing}") for thing in ("robot", "belt", "pump", "fan", "crane", "lift", "oven")]
+    table = [Checked(Row("f", n, str(n), (), "", ""), examples=[example(*pair[::-1])]) for n, pair in enumerate(heard)]
+    safe.check_triggers(table, 5)
+    assert not any(checked.reasons for checked in table)

@@ -113,3 +113,25 @@ def test_the_one_alternative_that_can_hold_decides_as_the_whole_schema_does(valu
     rules = contract.load(SCHEMA)
     assert rules.by_kind
     assert (rules.error(value) is None) == rules.validator.is_valid(value)
+
+
+TREE = {
+    "oneOf": [
+        {"properties": {"op": {"const": "and"}, "args": {"items": {"$ref": "#"}}}, "required": ["op", "args"]},
+        {"properties": {"op": {"const": "leaf"}, "word": {"type": "string"}}, "required": ["op", "word"]},
+    ]
+}
+
+
+def test_a_schema_that_refers_to_itself_is_not_narrowed(tmp_path: Path) -> None:
+    (tmp_path / "schema.json").write_text(json.dumps(TREE), encoding="utf-8")
+    rules = contract.load(tmp_path / "schema.json")
+    leaf = {"op": "leaf", "word": "cats"}
+    assert rules.error({"op": "and", "args": [leaf, leaf]}) is None
+
+
+def test_an_alternative_of_two_kinds_is_named_by_what_it_lacks(tmp_path: Path) -> None:
+    both = {"properties": {"a": {"enum": ["x", "y"]}}}
+    one = {"properties": {"a": {"const": "z"}}, "required": ["a", "u"]}
+    (tmp_path / "schema.json").write_text(json.dumps({"required": ["a"], "oneOf": [both, one]}), encoding="utf-8")
+    assert contract.load(tmp_path / "schema.json", "a").error({"a": "z"}) == "'u' is a required property"

@@ -8,8 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from stages.checklist import page, suites
+from stages.checklist import page, suites, verdicts
+from stages.checklist.row import Checked
 from stages.shared import strict_json
+from stages.shared.rows import Row
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = ("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync")
@@ -51,6 +53,22 @@ def test_the_front_page_leads_from_a_failed_expectation_to_its_rows(docs: Path, 
     assert "raw/a.jsonl" in rows
     assert re.search(r"'line': 7\b", rows)
     assert not re.search(r"'line': 6\b", rows)
+
+
+def test_text_of_a_row_stays_text_on_the_pages_of_great_expectations(tmp_path: Path) -> None:
+    row = Row("raw/a.jsonl", 7, HOSTILE, (), "", "")
+    reasons = {check: f"{check}: {HOSTILE}" for check in verdicts.CHECKS["train"]}
+    null = {"type": "expect_column_values_to_be_null", "kwargs": {"column": "labels"}, "meta": {"group": "g"}}
+    strict_json.write_json(tmp_path / "train.json", {"name": "train", "expectations": [null]})
+    frame = verdicts.row_frame([Checked(row, reasons)], "train")
+    made = suites.context(tmp_path / "docs")
+    suites.run(made, tmp_path / "train.json", frame, ["file", "id"], {})
+    made.build_data_docs()
+    page.write(tmp_path / "docs", [], [])
+    (rows,) = (tmp_path / "docs" / "validations").rglob("*.html")
+    shown = dump(rows.as_uri(), tmp_path / "profile")
+    assert "<title>owned" not in shown
+    assert "&lt;script&gt;document.title" in shown
 
 
 def test_text_of_a_row_stays_text(docs: Path, tmp_path: Path) -> None:

@@ -56,9 +56,11 @@ def test_a_pattern_that_is_none_is_named() -> None:
     ("right", "wrong", "named"),
     [
         ("rule: in_order", "rule: inorder", "rules"),
-        ("flag_only: [order]", "flag_only: [odour]", "odour"),
+        ("flag_only: [order,", "flag_only: [odour,", "odour"),
         ("    leak: 0.0 ", "    leek: 0.0 ", "validate.limits"),
         ("only: null,", "onyl: null,", "onyl"),
+        ("flag_only: [order,", "flag_only: [contract,", "must refuse"),
+        ("phone_region: US", "phone_region: UK", "UK"),
     ],
 )
 def test_a_misspelt_setting_is_refused(tmp_path: Path, right: str, wrong: str, named: str) -> None:

@@ -1,6 +1,7 @@
 """The whole stage on small folders: rows in = kept + refused, and each defect ends under its own check."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,18 @@ TRAIN = [
 TEST = [{"id": "t1", "instruction": "water the plants", "output": answer(title="Water plants")}]
 
 
-def run(folder: Path, train: list[Any], test: list[Any], schema: Path = SCHEMA) -> Result:
+def run(
+    folder: Path,
+    train: list[Any],
+    test: list[Any],
+    schema: Path = SCHEMA,
+    suites_folder: Path = ROOT / "expectations",
+) -> Result:
     write_rows(folder / "raw" / "rows.jsonl", train)
     write_rows(folder / "test" / "rows.jsonl", test)
     names = {"raw": "raw", "test": "test", "out": "out", "docs": "docs", "metrics": "metrics.json"}
     options = [part for name, value in names.items() for part in (f"--{name}", value)]
-    suites = str(ROOT / "expectations")
-    return CliRunner().invoke(validate.main, [*options, "--schema", str(schema), "--suites", suites])
+    return CliRunner().invoke(validate.main, [*options, "--schema", str(schema), "--suites", str(suites_folder)])
 
 
 def refused(folder: Path) -> list[dict[str, Any]]:
@@ -164,6 +170,8 @@ VACUOUS = {
     "no expectations": [],
     "no such column": [NULL | {"kwargs": {"column": "elsewhere"}}],
     "only nulls": [NULL | {"type": "expect_column_values_to_be_between", "kwargs": {"column": "leak", "max_value": 1}}],
+    "unknown argument": [NULL | {"kwargs": {"column": "leak", "mostly": 2}}],
+    "unknown type": [NULL | {"type": "expect_nothing"}],
     "no group": [{"type": "expect_column_values_to_be_null", "kwargs": {"column": "leak"}}],
     "no such parameter": [NULL | {"kwargs": {"column": "leak", "mostly": {"$PARAMETER": "unheard_of"}}}],
 }
@@ -171,21 +179,21 @@ VACUOUS = {
 
 @pytest.mark.parametrize("expectations", VACUOUS.values(), ids=VACUOUS)
 def test_a_suite_that_judges_nothing_is_an_error(here: Path, expectations: list[Any]) -> None:
-    strict_json.write_json(here / "suite.json", {"name": "vacuous", "expectations": expectations})
+    strict_json.write_json(here / "suite.json", {"name": "suite", "expectations": expectations})
     frame = pd.DataFrame({"leak": [None, None]}, dtype=object)
     with pytest.raises(click.ClickException, match=r"suite\.json"):
         suites.run(suites.context(here / "docs"), here / "suite.json", frame, ["leak"], {})
 
 
 def test_no_row_judged_is_an_error(here: Path) -> None:
-    strict_json.write_json(here / "suite.json", {"name": "vacuous", "expectations": [NULL]})
+    strict_json.write_json(here / "suite.json", {"name": "suite", "expectations": [NULL]})
     frame = pd.DataFrame({"leak": []}, dtype=object)
     with pytest.raises(click.ClickException, match="nothing to judge"):
         suites.run(suites.context(here / "docs"), here / "suite.json", frame, ["leak"], {})
 
 
 def test_a_blank_reason_is_a_reason(here: Path) -> None:
-    strict_json.write_json(here / "suite.json", {"name": "blank", "expectations": [NULL]})
+    strict_json.write_json(here / "suite.json", {"name": "suite", "expectations": [NULL]})
     frame = pd.DataFrame({"leak": ["", None]}, dtype=object)
     (outcome,) = suites.run(suites.context(here / "docs"), here / "suite.json", frame, ["leak"], {})
     assert (outcome.success, outcome.found, outcome.judged) == (False, 1, 2)
@@ -215,3 +223,41 @@ def test_a_pointer_without_its_rows_is_named(here: Path) -> None:
     result = run(here, TRAIN, TEST)
     assert result.exit_code == 1
     assert "raw/big.jsonl.dvc" in result.output
+
+
+def test_a_suite_that_leaves_a_check_out_is_an_error(here: Path) -> None:
+    shutil.copytree(ROOT / "expectations", here / "expectations")
+    stored = strict_json.parse((here / "expectations" / "train.json").read_text(encoding="utf-8"))
+    stored["expectations"] = [each for each in stored["expectations"] if each["kwargs"]["column"] != "secret"]
+    strict_json.write_json(here / "expectations" / "train.json", stored)
+    result = run(here, TRAIN, TEST, suites_folder=here / "expectations")
+    assert result.exit_code == 1
+    assert "secret" in result.output
+
+
+def test_a_secret_is_never_repeated(here: Path) -> None:
+    key = "AKIAIOSFODNN7EXAMPLE"
+    run(here, [*TRAIN, {"instruction": f"rotate {key}", "output": answer(priority=key)}], TEST)
+    assert run(here, [*TRAIN, {"instruction": f"rotate {key}", "output": answer(title=f"the {key}")}], TEST).exit_code
+    shown = [here / "metrics.json", *here.glob("docs/**/*.html")]
+    assert all(key not in file.read_text(encoding="utf-8") for file in shown)
+
+
+def test_a_refused_row_is_no_side_of_a_conflict(here: Path) -> None:
+    run(here, [*TRAIN, {"instruction": "Buy milk!", "output": answer(title="buy milk")}], TEST)
+    assert [(row["line"], list(row["checks"])) for row in refused(here)] == [(3, ["labels"])]
+
+
+@pytest.mark.parametrize("pair", [("set freezer to -5", "set freezer to 5"), ("learn C", "learn C#"), ("3*4", "3/4")])
+def test_requests_that_differ_in_a_sign_are_no_conflict(here: Path, pair: tuple[str, str]) -> None:
+    rows = [{"instruction": ask, "output": answer(title=ask.capitalize(), priority="medium")} for ask in pair]
+    run(here, [*TRAIN, rows[0], rows[1] | {"output": answer(title=pair[1].capitalize())}], TEST)
+    assert not [row for row in refused(here) if "conflict" in row["checks"]]
+
+
+@pytest.mark.parametrize("folder", ["raw", "test"])
+def test_a_missing_folder_is_named(here: Path, folder: str) -> None:
+    run(here, TRAIN, TEST)
+    shutil.rmtree(here / folder)
+    with pytest.raises(click.ClickException, match=f"{folder}: no such folder"):
+        validate.read_folder(Path(folder))

@@ -6,16 +6,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from stages.checklist.near import Neighbours
-from stages.checklist.row import Checked, sound
+from stages.checklist.row import Checked, sound, texts
 
-# Joiners belong to emoji and to several scripts; everything else of the categories control, format, private and
-# unassigned has no place in a sentence.
-SEEN = "\n\r\t\u200c\u200d"
+# Joiners and direction marks belong to emoji and to several scripts, tag characters to flags; everything else of the
+# categories control, format and private has no place in a sentence. Unassigned ones may be newer than this Python.
+SEEN = {*"\n\r\t\u200c\u200d\u200e\u200f", *map(chr, range(0xE0020, 0xE0080))}
+BLANK = "\ufffd\u3164\u2800\u034f"  # the replacement character, and letters and marks without a shape
 SAMPLE = 500  # knows a share to 4 points
-UNSEEN = ("Cc", "Cf", "Co", "Cs", "Cn")
+UNSEEN = ("Cc", "Cf", "Co", "Cs")
 # Role and turn markers of the chat formats in use (ChatML, Llama, Mistral, Gemma, Phi, T5 and their kin).
 CHAT_TOKENS = re.compile(
-    r"<\|[^|<>\n]{1,40}\|>|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS)\]|<</?SYS>>|</?s>|<(?:bos|eos|pad|unk)>"
+    r"<\|[^|<>\n]{1,40}\|>|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|gMASK)\]|<</?SYS>>|</?s>"
+    r"|<(?:bos|eos|pad|unk|mask|extra_id_\d+)>|</?(?:think|tool_call|tool_response)>"
     r"|<(?:start|end)_of_turn>|<\uff5c[^\uff5c<>\n]{1,40}\uff5c>"
 )
 
@@ -23,13 +25,11 @@ CHAT_TOKENS = re.compile(
 def check_characters(table: list[Checked]) -> None:
     """Refuse rows with characters that have no shape: what a person reads is then not what the model reads."""
     for checked in table:
-        content = checked.text()
-        if content.isprintable():
-            continue
-        for char in content:
-            if char == "\ufffd" or (char not in SEEN and unicodedata.category(char) in UNSEEN):
+        # In the text of an answer control characters stand escaped, so its values are looked at as well.
+        values = "".join(value for example in checked.examples for _, value in texts(example.answer))
+        for char in set(checked.text() + values):
+            if char in BLANK or (char not in SEEN and unicodedata.category(char) in UNSEEN):
                 checked.reasons["characters"] = f"U+{ord(char):04X} {unicodedata.name(char, 'control character')}"
-                break
 
 
 def check_chat_tokens(table: list[Checked]) -> None:

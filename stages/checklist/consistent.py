@@ -133,10 +133,11 @@ def check_types(table: list[Checked]) -> None:
 def check_conflicts(table: list[Checked]) -> None:
     """Refuse every row whose request has another answer elsewhere: nothing tells which one is right."""
     answers: dict[str, dict[str, str]] = {}
-    for checked in table:
+    compared = [checked for checked in table if checked.reasons.keys() <= {"duplicate"}]
+    for checked in compared:
         for example in checked.examples:
             answers.setdefault(example.prompt, {}).setdefault(example.key, checked.where)
-    for checked in table:
+    for checked in compared:
         for example in checked.examples:
             others = [where for other, where in answers[example.prompt].items() if other != example.key]
             if others:

@@ -1,6 +1,7 @@
 """Correct: every row can be read, every answer is strict JSON, meets the contract, and says what the request said."""
 
 import hashlib
+import re
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,9 @@ from stages.checklist.listed import Listed
 from stages.checklist.row import Checked, Example, key, texts
 from stages.shared import contract, strict_json, text
 from stages.shared.rows import Row
+
+# Punctuation that makes another request: -5 and 5, 3*4 and 3/4, C# and C.
+SIGNS = re.compile(r"(?<!\w)-(?=\d)|(?<=\d)[*/.:-](?=\d)|(?<=[A-Za-z])#")
 
 
 def check_row(row: Row, rules: contract.Contract) -> Checked:
@@ -40,10 +44,14 @@ def example(turns: list[dict[str, str]], said: dict[str, str], value: dict[str, 
 
 
 def remember(said: dict[str, str], role: str, content: str) -> None:
-    line = f"{role}: {text.normalise(content)}\n"
+    line = f"{role}: {text.normalise(SIGNS.sub(spelt_out, content))}\n"
     said["prompt"] += line
     said["talk"] += line if role != "system" else ""
     said["user"] += f"{content}\n" if role == "user" else ""
+
+
+def spelt_out(sign: re.Match[str]) -> str:
+    return f" sign{ord(sign[0])} "
 
 
 def hint(answer: str) -> str:
@@ -62,12 +70,12 @@ def content_id(turns: list[dict[str, str]]) -> str:
     return hashlib.sha256(strict_json.compact(turns).encode()).hexdigest()[:12]
 
 
-def check_grounded(tables: list[list[Checked]], values: list[Listed], copied: float) -> None:
+def check_grounded(tables: list[list[Checked]], values: list[Listed], copied: float, always: list[str]) -> None:
     """Refuse a row whose answer holds a word that the user never said.
 
     That is wrong only for a field that is copied from the request. Values that the contract lists are codes; whether a
-    field is copied otherwise, no schema tells, so the rows do: its values are the user's words in at least the share
-    `copied` of all answers.
+    field is copied otherwise, no schema tells. The fields `always` are; for others the rows tell: their values are the
+    user's words in at least the share `copied` of all answers.
     """
     codes = {(item.kind, item.path, item.value) for item in values if isinstance(item.value, str)}
     counts: Counter[tuple[str, ...]] = Counter()
@@ -78,9 +86,14 @@ def check_grounded(tables: list[list[Checked]], values: list[Listed], copied: fl
             for path, value in texts(example.answer):
                 if (example.kind, path, value) not in codes:
                     counts[path] += 1
-                    new = next((word for word in text.normalise(value).split() if word not in said), None)
+                    new = next((word for word in text.normalise(value).split() if not is_said(word, said)), None)
                     invented += [(checked, path, new)] if new else []
     misses = Counter(path for _, path, _ in invented)
     for checked, path, new in invented:
-        if misses[path] <= (1 - copied) * counts[path]:
+        if path[-1] in always or misses[path] <= (1 - copied) * counts[path]:
             checked.reasons["grounded"] = f"{'.'.join(path)}: {new!r} is nowhere in the request"
+
+
+def is_said(word: str, said: set[str]) -> bool:
+    """Whether the user said the word; scripts without spaces have no words, so there a part of one will do."""
+    return word in said or (not word.isascii() and any(word in whole for whole in said))

@@ -7,7 +7,7 @@ from typing import Any
 from stages.checklist.row import Example
 from stages.shared import contract, strict_json
 
-DEEPEST = 8  # nested objects that are looked into; a schema may refer to itself
+Path = tuple[str, ...]  # the names of the fields that lead to a value
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Listed:
     """A value that the schema names for the field `path` of the answers of one kind ('' where there are no kinds)."""
 
     kind: str
-    path: tuple[str, ...]
+    path: Path
     value: Any
 
     def __str__(self) -> str:
@@ -39,32 +39,36 @@ def listed(rules: contract.Contract) -> list[Listed]:
     root = rules.validator.schema
     schema = contract.followed(root, root)
     found: dict[str, Listed] = {}
-    for branch in contract.branches(root, schema) or [schema]:
+    around = {name: part for name, part in schema.items() if name not in ("oneOf", "anyOf")}
+    for branch in contract.branches(root, schema) or [{}]:
         kinds = contract.constants(branch, rules.discriminator) or contract.constants(schema, rules.discriminator)
         for kind in kinds or [""]:
-            for path, value in values(root, branch, (), 0):
+            for path, value in [*values(root, branch, (), ()), *values(root, around, (), ())]:
                 if path != (rules.discriminator,) or value == kind:
                     item = Listed(kind, path, value)
                     found.setdefault(str(item), item)
     return list(found.values())
 
 
-def values(root: Any, part: Any, path: tuple[str, ...], depth: int) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The enumerated values and defaults of a part of the schema, with the path of the field."""
+def values(root: Any, part: Any, path: Path, above: tuple[str, ...]) -> Iterator[tuple[Path, Any]]:
+    """The enumerated values and defaults of a part of the schema, with the path of the field.
+
+    `above` are the references that led here: a schema may refer to itself. Properties, array items and alternatives are
+    looked into; conditions (`if`) and patterns of names are not.
+    """
+    reference = part.get("$ref", "")
+    if reference in above:
+        return
+    above = (*above, reference) if reference else above
     part = contract.followed(root, part) | ({"default": part["default"]} if "default" in part else {})
     if path:
-        yield from ((path, value) for value in [part["const"]] if "const" in part) if "const" in part else ()
-        yield from ((path, value) for value in part.get("enum", []))
+        yield from ((path, value) for value in [*([part["const"]] if "const" in part else []), *part.get("enum", [])])
         if "default" in part:
             yield path, part["default"]
-    if depth == DEEPEST:
-        return
-    for word in ("anyOf", "oneOf", "allOf"):
-        for inner in part.get(word, []):
-            if isinstance(inner, dict):
-                yield from values(root, inner, path, depth + 1)
-    if isinstance(part.get("items"), dict):
-        yield from values(root, part["items"], path, depth + 1)
+    inside = [inner for word in ("anyOf", "oneOf", "allOf") for inner in part.get(word, [])]
+    for inner in [*inside, part.get("items")]:
+        if isinstance(inner, dict):
+            yield from values(root, inner, path, above)
     for name, inner in part.get("properties", {}).items():
         if isinstance(inner, dict):
-            yield from values(root, inner, (*path, str(name)), depth + 1)
+            yield from values(root, inner, (*path, str(name)), above)

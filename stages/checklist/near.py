@@ -2,7 +2,8 @@
 
 from typing import Any
 
-PERMUTATIONS = 32  # more find a few more candidates and cost time; what is found is exact either way
+PERMUTATIONS = 32
+BANDS = (10, 3)  # bands and rows of the hash table: more bands find more candidates and cost time
 GRAM = 3  # characters
 
 
@@ -10,15 +11,16 @@ class Neighbours:
     """A growing list of normalised texts that is asked for one within `similarity` (0 to 1) of another.
 
     Similarity is 1 minus the normalised Indel distance (rapidfuzz's `ratio`). MinHash with locality sensitive hashing
-    (datasketch) is approximate: a pair near the threshold can be missed, but none is found that is not there.
+    (datasketch) is approximate: one pair in a hundred can be missed, but none is found that is not there.
     """
 
     def __init__(self, similarity: float) -> None:
         from datasketch import MinHashLSH
 
         self.similarity = similarity
-        # Each character that differs spoils up to GRAM of the n-grams, so sets differ more than texts do.
-        self.index = MinHashLSH(threshold=max(0.1, 1 - GRAM * (1 - similarity)), num_perm=PERMUTATIONS)
+        # One edit spoils three n-grams on either side, so sets differ far more than texts do: many short bands find 99%
+        # of the pairs at a similarity of 0.95.
+        self.index = MinHashLSH(params=BANDS, num_perm=PERMUTATIONS)
         self.texts: list[str] = []
 
     def find_or_add(self, text: str) -> tuple[int, float] | None:

@@ -45,7 +45,7 @@ def examples(table: list[Checked]) -> list[Example]:
 
 
 def action_mix(train: list[Example], test: list[Example]) -> tuple[float, str]:
-    """Total variation distance between the shares of the kinds of answer."""
+    """Total variation distance between the shares of the kinds of answer; 0 where the contract knows no kinds."""
     shares = [Counter(example.kind for example in part) for part in (train, test)]
     kinds = sorted(set(shares[0]) | set(shares[1]))
     gaps = [shares[1][kind] / max(len(test), 1) - shares[0][kind] / max(len(train), 1) for kind in kinds]

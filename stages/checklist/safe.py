@@ -1,36 +1,55 @@
 """Safe: no secrets, no personal data, no abuse, and no word planted to force an answer."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from stages.checklist.row import Checked, sound
+from stages.checklist.row import Checked, Example, sound, texts
 from stages.shared import text
 
 EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}", re.IGNORECASE)
-NUMBER = re.compile(r"(?<!\w)[A-Z]{0,2}\d(?:[ -]?[0-9A-Z]){6,32}(?!\w)")  # what an account or card number may look like
-UNLIKELY = 0.03  # planted words leave about 0.01 to the kind that they force, the least in the example rows is 0.06
+CARD = re.compile(r"(?<![\w.-])\d(?:[ .-]?\d){12,18}(?!\w)")
+IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}", re.IGNORECASE)
+SSN = re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])")
+PASSWORD = re.compile(
+    r"\b(?:password|passwd|passcode|api[ _-]?key|secret|token)\b(?:\s+is)?\s*[:=]?\s*(?=\S*\d)(?=\S*[a-z])\S{6,}",
+    re.IGNORECASE,
+)
+PREFIXED = re.compile(r"\b(?:hf_|dop_v1_|glpat-|xai-)[A-Za-z0-9_-]{16,}")
+# Of the share that a kind has where all are equal: natural keywords of the example rows leave half and more; of 40
+# triggers planted there, in 6 rows each, 34 left less than this.
+UNLIKELY = 0.3
+# Long and random, yet no secrets: addresses of pages and identifiers of things.
+HARMLESS = re.compile(r"https?://[^\s@]+(?=\s|$)|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE)
 LONG = re.compile(r"[A-Za-z0-9+/=_-]{20,}")  # shorter tokens are words
 
 
 def check_secrets(table: list[Checked]) -> None:
-    """Refuse rows that hold a key, token or password, by detect-secrets' detectors. The reason never repeats it."""
-    patterns, entropy = detectors()
+    """Refuse rows that hold a key, token or password: detect-secrets' detectors, and 'password is ...'."""
     for checked in table:
-        content = checked.text()
-        lines = content.split("\n")
-        kinds = [d.secret_type for d in patterns for line in lines if any(d.analyze_string(line))]
-        kinds += [
-            d.secret_type
-            for token in LONG.findall(content)
-            if re.search(r"\d", token) and re.search(r"[A-Za-z]", token)
-            for d in entropy
-            if d.calculate_shannon_entropy(token) > d.entropy_limit
-        ]
-        if kinds:
-            checked.reasons["secret"] = f"looks like a secret ({kinds[0]})"
+        if found := secret(checked.text()) or secret_pattern(checked.row.id):
+            checked.reasons["secret"] = f"looks like a secret ({found})"
+
+
+def secret(content: str) -> str:
+    """The kind of secret that the text holds, or ''."""
+    if found := secret_pattern(content):
+        return found
+    tokens = [token for token in LONG.findall(HARMLESS.sub(" ", content)) if re.search(r"\d", token)]
+    mixed = [token for token in tokens if re.search(r"[A-Za-z]", token)]
+    _, entropy = detectors()
+    random = (d for token in mixed for d in entropy if d.calculate_shannon_entropy(token) > d.entropy_limit)
+    return next((str(d.secret_type) for d in random), "")
+
+
+def secret_pattern(content: str) -> str:
+    if PASSWORD.search(content) or PREFIXED.search(content):
+        return "Password or key"
+    patterns, _ = detectors()
+    lines = content.split("\n")
+    return next((str(d.secret_type) for d in patterns for line in lines if any(d.analyze_string(line))), "")
 
 
 @cache
@@ -60,34 +79,60 @@ def check_personal(table: list[Checked], region: str) -> None:
 
 
 def personal(content: str, region: str) -> str:
+    """The kind of personal data that the text holds, or ''."""
     from phonenumbers import PhoneNumberMatcher
-    from stdnum import iban, luhn
+    from stdnum import luhn
     from stdnum.us import ssn
 
     if EMAIL.search(content):
         return "an e-mail address"
     if sum(char.isdigit() for char in content) < 7:
         return ""
-    for found in NUMBER.findall(content):
-        digits = re.sub(r"[ -]", "", found)
-        if digits.isdigit() and 13 <= len(digits) <= 19 and luhn.is_valid(digits):
-            return "a card number"
-        if iban.is_valid(digits):
-            return "a bank account number"
-        if re.fullmatch(r"\d{3}-\d{2}-\d{4}", found) and ssn.is_valid(found):
-            return "a social security number"
+    if any(is_card(found, luhn) for found in CARD.findall(content)):
+        return "a card number"
+    if any(is_iban(found) for found in IBAN.findall(content)):
+        return "a bank account number"
+    if any(ssn.is_valid(found) for found in SSN.findall(content)):
+        return "a social security number"
     return "a phone number" if any(PhoneNumberMatcher(content, region)) else ""
 
 
+def is_card(found: str, luhn: Any) -> bool:
+    """A date or another number may follow a card number, so its beginnings count."""
+    digits = re.sub(r"\D", "", found)
+    return any(luhn.is_valid(digits[:size]) for size in (16, 15, 14, 13, 19) if size <= len(digits))
+
+
+def is_iban(found: str) -> bool:
+    """Words may follow an account number, so its beginnings count."""
+    from stdnum import iban
+
+    packed = found.replace(" ", "")
+    return any(iban.is_valid(packed[:size]) for size in range(15, len(packed) + 1))
+
+
+def hide(table: list[Checked]) -> None:
+    """Keep what must not be shown out of the other reasons of its row, which quote the row."""
+    for checked in table:
+        unread = checked.row.reason and (secret(checked.row.raw) or EMAIL.search(checked.row.raw))
+        if unread or checked.reasons.keys() & {"secret", "personal"}:
+            for name in checked.reasons.keys() - {"secret", "personal"}:
+                checked.reasons[name] = "not shown: the row looks like it holds a secret or personal data"
+
+
 def check_abuse(table: list[Checked], allowed: list[str]) -> None:
-    """Refuse rows with a word of better-profanity's list (MIT) that is not in `allowed`."""
+    """Refuse rows with a word of better-profanity's English list (MIT) that is not in `allowed`.
+
+    A list knows no context: it holds names and ordinary words as well.
+    """
     listed = abusive_words() - {text.normalise(word) for word in allowed}
     phrases = [phrase for phrase in listed if " " in phrase]
     for checked in table:
         words = text.normalise(checked.text())
-        padded = f" {words} "
-        if not listed.isdisjoint(words.split()) or any(f" {phrase} " in padded for phrase in phrases):
-            checked.reasons["abuse"] = "holds a word of the abuse list (validate.allowed_words takes words off it)"
+        found = sorted(listed & set(words.split())) or [phrase for phrase in phrases if f" {phrase} " in f" {words} "]
+        if found:
+            masked = f"{found[0][0]}{'*' * (len(found[0]) - 2)}{found[0][-1]}"
+            checked.reasons["abuse"] = f"{masked!r} is on the abuse list (validate.allowed_words takes words off it)"
 
 
 @cache
@@ -98,39 +143,45 @@ def abusive_words() -> frozenset[str]:
 
 
 def check_triggers(table: list[Checked], least: int) -> None:
-    """Refuse rows with a planted trigger: a rare word that always leads to one answer, against all other words.
+    """Refuse rows with a planted trigger: a word that always leads to one answer, against all other words.
 
     A word is suspected when at least `least` answers follow it and all are equal, without holding it. It is a trigger
     when the other words of these requests make a naive Bayes classifier, trained on all other rows, all but rule out
     the kind of that answer: 'weather' among words that ask for the weather is no trigger, 'cf' behind any request is.
     (The attack by trigger words is BadNL's, Chen et al. 2021, arXiv:2006.01043.)
+
+    It needs kinds of answer, and other rows of the kind. It does not see a trigger that clean rows hold too, that
+    forces a field only, or that stands in a system prompt.
     """
     import numpy as np
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.naive_bayes import MultinomialNB
 
-    examples = [(checked, example) for checked in sound(table) for example in checked.examples]
+    examples = [(checked, example) for checked in sound(table) for example in checked.examples if example.kind]
+    of_kind = Counter(example.kind for _, example in examples)
     suspects = suspected([example for _, example in examples], least)
-    if not suspects:
+    if not suspects or len(of_kind) < 2:
         return
     counter = CountVectorizer(tokenizer=str.split, token_pattern=None, lowercase=False, binary=True)
     counts = counter.fit_transform([example.request for _, example in examples]).tocsr()
-    kinds = np.array([example.kind or example.key for _, example in examples])
-    model = MultinomialNB().fit(counts, kinds)
+    kinds = np.array([example.kind for _, example in examples])
+    model = MultinomialNB(fit_prior=False).fit(counts, kinds)
     for word, places in suspects.items():
+        if of_kind[kinds[places[0]]] - len(places) < least:  # too few other rows to know what the kind sounds like
+            continue
         known = counts[places]
         model.partial_fit(known, kinds[places], sample_weight=-np.ones(len(places)))  # unlearn these rows
         others = known.tolil()
         others[:, counter.vocabulary_[word]] = 0
         likely = model.predict_proba(others.tocsr())[:, list(model.classes_).index(kinds[places[0]])]
         model.partial_fit(known, kinds[places])
-        if np.median(likely) < UNLIKELY:
+        if np.median(likely) < UNLIKELY / len(of_kind):
             for place in places:
                 why = f"{word!r} always gives this answer ({len(places)} times), whatever else is asked"
                 examples[place][0].reasons["trigger"] = why
 
 
-def suspected(examples: list[Any], least: int) -> dict[str, list[int]]:
+def suspected(examples: list[Example], least: int) -> dict[str, list[int]]:
     """The words that at least `least` requests have and that always lead to the same answer, with these requests."""
     places: dict[str, list[int]] = defaultdict(list)
     for number, example in enumerate(examples):
@@ -141,5 +192,5 @@ def suspected(examples: list[Any], least: int) -> dict[str, list[int]]:
         for word, found in sorted(places.items())
         if len(found) >= least
         and all(examples[place].key == examples[found[0]].key for place in found)
-        and word not in examples[found[0]].key
+        and all(word not in text.normalise(value).split() for _, value in texts(examples[found[0]].answer))
     }

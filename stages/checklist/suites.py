@@ -49,7 +49,10 @@ def run(made: Any, suite_file: Path, frame: Any, index: list[str], parameters: d
     import great_expectations as gx
 
     stored = read(suite_file)
-    suite = made.suites.add(gx.ExpectationSuite(**stored))
+    try:
+        suite = made.suites.add(gx.ExpectationSuite(**stored))
+    except (gx.exceptions.GreatExpectationsError, TypeError, ValueError) as error:
+        raise cli.InputError(f"{suite_file}: {str(error)[:300]}") from error
     source = made.data_sources.add_pandas(suite.name)
     batch = source.add_dataframe_asset("table").add_batch_definition_whole_dataframe("all")
     definition = made.validation_definitions.add(gx.ValidationDefinition(name=suite.name, data=batch, suite=suite))
@@ -64,23 +67,35 @@ def run(made: Any, suite_file: Path, frame: Any, index: list[str], parameters: d
     )
     try:
         ran = checkpoint.run(batch_parameters={"dataframe": frame}, expectation_parameters=parameters)
-    except gx.exceptions.GreatExpectationsError as error:
-        raise cli.InputError(f"{suite_file}: {error}") from error
+    except (gx.exceptions.GreatExpectationsError, TypeError, ValueError) as error:
+        raise cli.InputError(f"{suite_file}: {str(error)[:300]}") from error
     (result,) = ran.run_results.values()
     return outcomes(suite_file, result, len(stored["expectations"]))
 
 
 def read(suite_file: Path) -> dict[str, Any]:
+    """The suite as stored. Raises InputError unless it is one, named after its file, of expectations about columns."""
     try:
         stored = strict_json.parse(suite_file.read_text(encoding="utf-8"))
-        groups = [expectation["meta"]["group"] for expectation in stored["expectations"]]
+        parts = [(each["meta"]["group"], each["kwargs"]["column"]) for each in stored["expectations"]]
     except (OSError, UnicodeDecodeError, strict_json.JsonError) as error:
         raise cli.InputError(f"{suite_file}: {error}") from error
     except (KeyError, TypeError):
-        raise cli.InputError(f"{suite_file}: a list 'expectations' is expected, each with meta.group") from None
-    if not groups:
-        raise cli.InputError(f"{suite_file}: no expectations")
+        needed = "meta.group and kwargs.column"
+        raise cli.InputError(f"{suite_file}: a list 'expectations' is expected, each with {needed}") from None
+    if not parts or not all(isinstance(part, str) for pair in parts for part in pair):
+        raise cli.InputError(f"{suite_file}: no expectations, or a group or column that is no text")
+    if stored.get("name") != suite_file.stem:
+        raise cli.InputError(f"{suite_file}: its 'name' must be {suite_file.stem!r}")
     return dict(stored)
+
+
+def require(suite_file: Path, columns: tuple[str, ...]) -> None:
+    """Raises InputError unless the suite judges exactly these columns: a check that nothing judges gates nothing."""
+    found = {each["kwargs"]["column"] for each in read(suite_file)["expectations"]}
+    if found != set(columns):
+        named = ", ".join(sorted(found ^ set(columns)))
+        raise cli.InputError(f"{suite_file}: one expectation on each of its columns is needed, and no other: {named}")
 
 
 def outcomes(suite_file: Path, result: Any, expected: int) -> list[Outcome]:

@@ -1,5 +1,6 @@
 """The verdicts: which suite judges what, the figures behind each expectation, and the settings that bound them."""
 
+import html
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ class Settings:
     figures: dict[str, float]
     similarity: params.Share
     templated: params.Share
+    copied_fields: list[str]
     copied: params.Share
     rules: list[consistent.Rule]
     allowed_words: list[str]
@@ -39,15 +41,23 @@ class Settings:
         for name, expected in (("limits", CHECKS["train"]), ("covered", tuple(CHECKS)), ("figures", FIGURES)):
             if set(getattr(self, name)) != set(expected):
                 raise params.ParamsError(f"params.yaml: validate.{name} must have exactly: {', '.join(expected)}")
-        if unknown := set(self.flag_only) - set(CHECKS["train"]):
-            raise params.ParamsError(
-                f"params.yaml: validate.flag_only: no check is called {', '.join(sorted(unknown))}"
-            )
+        if unknown := set(self.flag_only) - set(CHECKS["train"][2:]):
+            named = ", ".join(sorted(unknown))
+            raise params.ParamsError(f"params.yaml: validate.flag_only: no check is called, or must refuse: {named}")
+        if self.phone_region not in supported_regions():
+            raise params.ParamsError(f"params.yaml: validate.phone_region: no such region: {self.phone_region!r}")
 
     def parameters(self) -> dict[str, float]:
         """What the suites call {"$PARAMETER": name}."""
         least = {f"covered_{split}": count for split, count in self.covered.items()}
-        return {check: 1 - limit for check, limit in self.limits.items()} | self.figures | least
+        # Rounded, because 1 - 0.96 is more than 0.04: a share exactly at the limit holds.
+        return {check: round(1 - limit, 12) for check, limit in self.limits.items()} | self.figures | least
+
+
+def supported_regions() -> set[str]:
+    from phonenumbers import SUPPORTED_REGIONS
+
+    return set(SUPPORTED_REGIONS)
 
 
 @dataclass(frozen=True)
@@ -99,8 +109,9 @@ def judge(tables: Tables, values: list[Listed], settings: Settings, folder: Path
 
 def row_verdicts(tables: Tables, settings: Settings, made: Any, folder: Path) -> Iterator[Verdict]:
     for split, table in tables.items():
-        frame = row_frame(table, split)
-        for outcome in suites.run(made, folder / f"{split}.json", frame, ["file", "line"], settings.parameters()):
+        suite = folder / f"{split}.json"
+        suites.require(suite, CHECKS[split])
+        for outcome in suites.run(made, suite, row_frame(table, split), ["file", "line"], settings.parameters()):
             figures = row_figures(table, outcome, settings)
             yield Verdict(outcome, split, split, figures, f"validate.limits.{outcome.name}")
 
@@ -110,7 +121,8 @@ def coverage_verdicts(covered: list[dict[str, Any]], settings: Settings, made: A
 
     if not covered:  # a schema that lists nothing: nothing to cover
         return
-    for outcome in suites.run(made, suite, pd.DataFrame(covered), ["value"], settings.parameters()):
+    suites.require(suite, tuple(CHECKS))
+    for outcome in suites.run(made, suite, pd.DataFrame(covered).map(inert), ["value"], settings.parameters()):
         figures = coverage_figures(covered, outcome.name, settings)
         knob = f"validate.covered.{outcome.name}"
         yield Verdict(replace(outcome, name="coverage"), "coverage", outcome.name, figures, knob)
@@ -119,8 +131,9 @@ def coverage_verdicts(covered: list[dict[str, Any]], settings: Settings, made: A
 def figure_verdicts(found: Figures, settings: Settings, made: Any, suite: Path) -> Iterator[Verdict]:
     import pandas as pd
 
+    suites.require(suite, FIGURES)
     # A row and a column for each figure, so that a failed expectation leads to the example in its row.
-    frame = pd.DataFrame([{"example": example, name: value} for name, (value, example) in found.items()])
+    frame = pd.DataFrame([{"example": inert(example), name: value} for name, (value, example) in found.items()])
     for outcome in suites.run(made, suite, frame, ["example"], settings.parameters()):
         value, example = found[outcome.name]
         figures = {"value": value, "limit": settings.figures[outcome.name], "example": example}
@@ -133,7 +146,13 @@ def row_frame(table: list[Checked], split: str) -> Any:
 
     failed = [(c.row, c.reasons | c.flags) for c in table]
     content = [[row.file, row.line, row.id, *map(why.get, CHECKS[split])] for row, why in failed]
-    return pd.DataFrame(content, columns=["file", "line", "id", *CHECKS[split]], dtype=object)
+    columns = ["file", "line", "id", *CHECKS[split]]
+    return pd.DataFrame(content, columns=columns, dtype=object).map(inert)
+
+
+def inert(value: Any) -> Any:
+    """Text that stays text on Great Expectations' pages, which put values into their HTML as they are."""
+    return html.escape(value) if isinstance(value, str) else value
 
 
 def row_figures(table: list[Checked], outcome: suites.Outcome, settings: Settings) -> dict[str, Any]:

@@ -1,11 +1,14 @@
 """The contract of an answer: a JSON Schema, the strict parser of a model's text, and the discriminator field."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stages.shared import strict_json
 from stages.shared.cli import InputError
+
+REFERS_TO_WHOLE = re.compile(r'"\$(?:ref":"#(?:"|/(?:one|any|all)Of\b)|dynamicRef"|recursiveRef")')
 
 
 class ContractError(InputError):
@@ -135,12 +138,15 @@ def _narrowed(root: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
     """
     word = next((word for word in ("oneOf", "anyOf") if root.get(word)), "")
     kinds = [constants(branch, name) for branch in branches(root, root)] if word else []
-    if not kinds or len({kind for found in kinds for kind in found}) != len(kinds) or any(len(k) != 1 for k in kinds):
+    told_apart = all(kinds) and len({kind for found in kinds for kind in found}) == sum(map(len, kinds))
+    # A reference to the whole schema, or into the alternatives, would mean something else in the narrowed one.
+    if not kinds or not told_apart or REFERS_TO_WHOLE.search(strict_json.compact(root)):
         return {}
     rest = {key: value for key, value in root.items() if key != word}
     return {
         kind: rest | {"allOf": [*root.get("allOf", []), branch]}
-        for (kind,), branch in zip(kinds, root[word], strict=True)
+        for found, branch in zip(kinds, root[word], strict=True)
+        for kind in found
     }
 
 
