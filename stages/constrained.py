@@ -1,7 +1,7 @@
 """The tuned model once more, held to the contract while it writes: a fourth system beside the three.
 
 In: the test rows, the prompt prefix, base, adapter and the JSON Schema. Out: answers as in stages/predict.py and a
-timing file; both empty where `constrained.enabled` is false, and `evaluate` then leaves the system out. The answers are
+timing file; no answers where `constrained.enabled` is false, and `evaluate` then leaves the system out. The answers are
 scored like any others: that they meet the contract is measured, not assumed.
 """
 

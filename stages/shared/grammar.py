@@ -12,7 +12,8 @@ from typing import Any
 from stages.shared import strict_json
 from stages.shared.cli import InputError
 
-# What strict_json.compact writes. Without \u, characters that end lines or words for one reader only stay out.
+# What strict_json.compact writes, but for \u: it writes control characters, and whether those are white space for a
+# `pattern` is something that the engine and the contract's validator disagree about.
 SPELLING: dict[str, Any] = {"whitespace_flexible": False, "json_allowed_escapes": '"\\bfnrt'}
 # A second try: alternatives that may overlap become any of them, and keywords that are not known are left out.
 LOOSER: dict[str, Any] = {"coerce_one_of": True, "lenient": True}
