@@ -4,7 +4,8 @@ Real: bash with GitHub's options and variables, git with a server in a folder, .
 the shipped remote, tools.report, tools.table, tools.comment, and the packages that the report job installs, alone in an
 environment of their own. Standing in, as programs on PATH that note how they were called: `gh` and apt-get (there is no
 GitHub here, and no installing), pip (links what is installed already), `make test` (this would run itself) and `make
-.venv/installed` (links this environment). Names of branches and folders are as awkward as git and the shell allow.
+.venv/installed` (links this environment); an empty file stands in for tools.advise, which wants more metrics. Names of
+branches and folders are as awkward as git and the shell allow.
 """
 
 import io
@@ -447,6 +448,8 @@ def toy(tmp_path: Path) -> Path:
         shutil.copy(ROOT / name, files / name)
     for folder in ("tools", "stages"):
         shutil.copytree(ROOT / folder, files / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    # tools.advise reads metrics that this pipeline does not make; tests/test_docs.py runs it on the real ones.
+    (files / "tools" / "advise.py").write_text("", encoding="utf-8")
     (files / ".gitignore").write_text("/.venv\n/models\n__pycache__/\n", encoding="utf-8")
     (files / "dvc.yaml").write_text(TOY, encoding="utf-8")
     (files / "step.py").write_text(STEP, encoding="utf-8")
