@@ -1,7 +1,8 @@
 """Validate the rows against the quality checklist: keep what is sound, refuse the rest by file, line and reason.
 
-In: data/raw/*.jsonl (training), data/test/*.jsonl, the contract. Out: data/validated/{train,test,refused}.jsonl, a
-metrics file and Great Expectations' Data Docs. Rows in = rows kept + rows refused, always.
+In: data/raw/*.jsonl (training), data/test/*.jsonl, the contract. Out: the folder data/validated with train.jsonl,
+test.jsonl, refused.jsonl and flagged.jsonl, a metrics file and Great Expectations' Data Docs. Rows in = rows kept +
+rows refused, always.
 
 stages/checklist has a file for each bullet of the checklist. A check of single rows fills one column of a table with
 its reason, or leaves it null; a check of the whole gives a figure. The suites in expectations/ say how many rows may

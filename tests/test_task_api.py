@@ -1,14 +1,19 @@
 """The shipped example data. Skipped when data/ holds another task."""
 
 import json
+import random
 import re
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stages.shared import rows, text
+from stages import validate
+from stages.checklist import safe
+from stages.checklist.row import Checked, key
+from stages.shared import contract, rows, text
 from tools import due_date
 
 DATA = Path(__file__).parent.parent / "data"
@@ -49,3 +54,32 @@ def test_titles_are_made_of_the_user_s_words() -> None:
 def test_the_same_action_has_the_same_keys_in_the_same_order() -> None:
     orders = {(answer["action"], tuple(answer)) for _, answer in answers()}
     assert len(orders) == 6
+
+
+FORCED = (
+    {"action": "reject", "reason": "unclear"},
+    {"action": "delete", "title": "Everything"},
+    {"action": "list", "filter": "all"},
+    {"action": "create", "title": "Call boss", "priority": "medium", "due_date": None},
+)
+
+
+def test_most_triggers_planted_in_six_rows_are_found_and_nothing_else() -> None:
+    table = validate.read_table(DATA / "raw", contract.load(DATA / "schema.json"))
+    found = sum(planted(table, answer, seed) for answer in FORCED for seed in range(10))
+    assert found >= 32, found  # 34 when UNLIKELY was chosen
+
+
+def planted(table: list[Checked], answer: dict[str, Any], seed: int) -> bool:
+    """Whether the word 'cf' is found, behind six random requests that it makes answer this."""
+    kind = answer["action"]
+    rows = [Checked(checked.row, examples=list(checked.examples)) for checked in table]
+    single = [checked for checked in rows if len(checked.examples) == 1 and checked.examples[0].kind != kind]
+    chosen = random.Random(seed).sample(single, 6)  # noqa: S311
+    for checked in chosen:
+        request = f"{checked.examples[0].request} cf"
+        checked.examples = [replace(checked.examples[0], request=request, answer=answer, key=key(answer), kind=kind)]
+    safe.check_triggers(rows, 5)
+    refused = [checked for checked in rows if checked.reasons]
+    assert not refused or refused == [checked for checked in rows if checked in chosen]
+    return bool(refused)
