@@ -1,12 +1,15 @@
 """The plan counts what autograd really saves, and train refuses what the plan says cannot fit."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+from conftest import ROOT
 
+from benchmarks import memory as benchmark
 from stages import train
 from stages.shared import memory, model
 
@@ -98,6 +101,16 @@ def test_nf4_bytes_are_what_bitsandbytes_stores(base: Path) -> None:
     layers = [module.weight for module in network.modules() if isinstance(module, bnb.nn.Linear4bit)]
     stored = sum(weight.numel() + weight.quant_state.absmax.numel() for weight in layers)  # bytes, both
     assert memory.NF4 * memory.read_shape(base).linear == pytest.approx(stored, rel=0.01)
+
+
+def test_the_committed_comparison_is_this_plans_and_a_tenth_off_at_most() -> None:
+    measured = json.loads((ROOT / "benchmarks" / "memory.json").read_text(encoding="utf-8"))["shapes"]
+    assert set(measured) == set(benchmark.SHAPES)
+    for name, (facts, count, length, labelled) in benchmark.SHAPES.items():
+        run = memory.Run("qlora", count * length, count * labelled, 16, 2, False, True)
+        total = memory.peak(memory.shape_of(facts, name), run).total
+        assert measured[name]["predicted_bytes"] == round(total), f"{name}: run python -m benchmarks.memory"
+        assert total / measured[name]["measured_bytes"] == pytest.approx(1, abs=0.1), name
 
 
 def test_an_unknown_architecture_is_named() -> None:

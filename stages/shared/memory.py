@@ -195,7 +195,8 @@ def peak(shape: Shape, run: Run) -> Peak:
     if run.method == "qlora":
         weights += NF4 * shape.linear
     if run.on_cpu and run.method == "qlora" and run.element < FLOAT32:
-        weights += 2 * shape.linear  # the 16-bit file stays mapped, embeddings point into it
+        # The 16-bit file stays mapped and counts as far as it is read: of embeddings that are no LM head, used rows.
+        weights += 2 * shape.linear - (0 if shape.tied else run.element * shape.vocab * shape.hidden)
     busy, head, saved = workspace(shape, run), logits(shape, run), activations(shape, run)
     state = adapters + (FLOAT32 + ADAMW) * trained
     return Peak(
