@@ -23,6 +23,7 @@ SAVED = ("id", "group", "kind", "prompt", "answer")  # not the line: moving a ro
 @dataclass(frozen=True)
 class Params:
     valid_share: params.Share
+    train_rows: params.Count | None
     max_refused: params.Share
     few_shot_examples: params.Count
     zero_shot_instructions: str
@@ -57,6 +58,29 @@ def split(rows: list[dict[str, Any]], share: float) -> tuple[list[dict[str, Any]
     held_out = [position(row["turns"]) < share for row in rows]
     train = [row for row, held in zip(rows, held_out, strict=True) if not held]
     return train, [row for row, held in zip(rows, held_out, strict=True) if held]
+
+
+def first_kind(row: dict[str, Any], rules: contract.Contract) -> str:
+    return rules.kind(strict_json.parse(next(turn["content"] for turn in row["turns"] if turn["role"] == "assistant")))
+
+
+def subset(rows: list[dict[str, Any]], count: int | None, rules: contract.Contract) -> list[dict[str, Any]]:
+    """`count` rows, each kind with its share of them; all for None. A smaller subset is part of every larger one.
+
+    Within a kind the order is that of the hash, as for few_shot, whose examples are in all but the smallest subsets.
+    Raises InputError when there are fewer rows.
+    """
+    if count is None:
+        return rows
+    if count > len(rows):
+        raise cli.InputError(f"build.train_rows = {count}, and there are {len(rows)} training rows; lower it, or null")
+    by_kind: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: (position(row["turns"]), row["id"])):
+        by_kind.setdefault(first_kind(row, rules), []).append(row)
+    # The middle of row k of m is at (k + 1/2) / m of its kind: sorted by it, all kinds advance at the same pace.
+    places = {row["id"]: ((k + 0.5) / len(part), kind) for kind, part in by_kind.items() for k, row in enumerate(part)}
+    chosen = set(sorted(places, key=lambda name: places[name])[:count])
+    return [row for row in rows if row["id"] in chosen]
 
 
 def few_shot(examples: list[Example], kinds: tuple[str, ...], count: int) -> list[Example]:
@@ -144,6 +168,7 @@ def main(train: Path, test: Path, schema: Path, base: Path, out: Path, metrics: 
     rules = contract.load(schema, params.load("contract", params.Contract).discriminator)
     tokenizer = model.load_tokenizer(base)
     train_rows, valid_rows = split(list(strict_json.read_jsonl(train)), settings.valid_share)
+    train_rows = subset(train_rows, settings.train_rows, rules)
     splits = {
         name: [example for row in rows for example in examples_of(row, rules)]
         for name, rows in {"train": train_rows, "valid": valid_rows, "test": strict_json.read_jsonl(test)}.items()

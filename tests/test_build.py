@@ -1,7 +1,9 @@
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from conftest import SCHEMA, write_rows
@@ -45,6 +47,28 @@ def test_a_conversation_is_never_divided() -> None:
     assert (len(train), len(valid)) == (0, 2)
 
 
+def kinds_of(rows: list[dict[str, Any]]) -> Counter[str]:
+    return Counter(build.first_kind(row, RULES) for row in rows)
+
+
+def test_a_subset_keeps_the_mix_and_is_part_of_every_larger_one() -> None:
+    rows = [row(f"c{n}", f"done with {n}") for n in range(60)]
+    for n in range(30):
+        turns = [{"role": "user", "content": f"drop {n}"}, {"role": "assistant", "content": '{"action":"delete"}'}]
+        rows.append({"id": f"d{n}", "source": "", "turns": turns})
+    small, large = build.subset(rows, 9, RULES), build.subset(rows, 30, RULES)
+    assert kinds_of(small) == {"complete": 6, "delete": 3}
+    assert kinds_of(large) == {"complete": 20, "delete": 10}
+    assert {r["id"] for r in small} < {r["id"] for r in large}
+    assert {r["id"] for r in build.subset(rows[::-1], 30, RULES)} == {r["id"] for r in large}
+    assert build.subset(rows, None, RULES) == rows
+
+
+def test_a_subset_of_more_rows_than_there_are_is_refused() -> None:
+    with pytest.raises(click.ClickException, match=r"build.train_rows = 3.*2 training rows"):
+        build.subset([row("a", "x"), row("b", "y")], 3, RULES)
+
+
 def test_few_shot_covers_the_kinds_and_does_not_depend_on_order() -> None:
     def shot(kind: str, number: int) -> dict[str, Any]:
         prompt = [{"role": "user", "content": f"{kind} {number}"}]
@@ -59,7 +83,7 @@ def test_few_shot_covers_the_kinds_and_does_not_depend_on_order() -> None:
     talk = shot("delete", 9)
     told = {**talk, "prompt": [{"role": "system", "content": "be brief"}, *talk["prompt"]]}
     assert build.few_shot([told], ("create",), 3) == [told]
-    prefix = build.prefixes(build.Params(0.1, 0.0, 1, "zero", "few"), "tuned", {}, [told])["few_shot"]
+    prefix = build.prefixes(build.Params(0.1, None, 0.0, 1, "zero", "few"), "tuned", {}, [told])["few_shot"]
     assert [turn["role"] for turn in prefix] == ["system", "user", "assistant"]
 
 
