@@ -1,4 +1,4 @@
-"""The README names things that exist, and its table is the committed result."""
+"""README and docs name things that exist, and what they show is the committed result."""
 
 import json
 import re
@@ -10,16 +10,25 @@ from tools import advise, table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DECIDING = (ROOT / "docs" / "deciding.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_every_module_and_target_named_exists() -> None:
-    modules = set(re.findall(r"python -m ((?:stages|tools|benchmarks)\.\w+)", README))
-    assert {"tools.ask", "stages.train"} <= modules
-    assert all((ROOT / module.replace(".", "/")).with_suffix(".py").is_file() for module in modules)
-    targets = set(re.findall(r"(?:^|`)make (\w+)", README, re.MULTILINE))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_module_target_and_link_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    modules = set(re.findall(r"python -m ((?:stages|tools|benchmarks|experiments)\.\w+)", text))
+    assert all((ROOT / module.replace(".", "/")).with_suffix(".py").is_file() for module in modules), modules
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert {"repro", "test"} <= targets
-    assert all(f"\n{target}:" in makefile for target in targets)
+    targets = set(re.findall(r"(?:^|`)make (\w+)", text, re.MULTILINE))
+    assert all(f"\n{target}:" in makefile for target in targets), targets
+    links = {link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link}
+    assert all((page.parent / link).is_file() for link in links), links
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    assert all(f"({page.relative_to(ROOT)})" in README for page in PAGES if page.parent.name == "docs")
+    assert {"make repro", "make test", "python -m tools.ask"} <= set(re.findall(r"make \w+|python -m tools\.ask", README))
 
 
 def test_every_file_of_the_tree_exists() -> None:
@@ -49,8 +58,9 @@ def test_the_table_has_the_systems_that_were_measured() -> None:
 
 def test_the_advice_is_that_of_the_committed_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    assert advise.MARKS[0] in README
-    assert advise.put(README, advise.advice(advise.known())) == README, "run: python -m tools.advise --write README.md"
+    assert advise.MARKS[0] in DECIDING
+    found = advise.put(DECIDING, advise.advice(advise.known()))
+    assert found == DECIDING, "run: python -m tools.advise --write docs/deciding.md"
 
 
 def test_constraints_hold_every_dependency_by_exact_version() -> None:

@@ -69,10 +69,10 @@ def test_the_lessons_shapes_are_the_catalogues() -> None:
         assert plan.SHAPES[size] == memory.shape_of(plan.find(f"{name}-Instruct").config, name)
 
 
-def test_the_table_in_the_readme_is_what_the_tool_prints() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert plan.BEGIN in readme
-    assert plan.put(readme, plan.lesson()) == readme, "run: python -m tools.plan --write README.md"
+def test_the_table_on_show_is_what_the_tool_prints() -> None:
+    page = (ROOT / "docs" / "deciding.md").read_text(encoding="utf-8")
+    assert plan.BEGIN in page
+    assert plan.put(page, plan.lesson()) == page, "run: python -m tools.plan --write docs/deciding.md"
 
 
 @pytest.mark.parametrize("card", ["T4", "24GB", "80GB"])

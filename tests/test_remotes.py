@@ -1,4 +1,4 @@
-"""What one clone pushes, another takes without running a stage: a folder, S3 and SSH, set up as the README says.
+"""What one clone pushes, another takes without running a stage: a folder, S3 and SSH, set up as docs/sharing.md says.
 
 The servers are real and on loopback: moto's S3, and sshd with keys made for the test. The pipeline is a toy that logs
 each run, the configuration is the shipped one; what may stand in it, and what may be a secret, is tested below.
@@ -59,7 +59,7 @@ BASE = """
 
 @dataclass(frozen=True)
 class Place:
-    """A remote: what to put in place of the README's examples, and how to list and alter what it holds."""
+    """A remote: what to put in place of the page's examples, and how to list and alter what it holds."""
 
     kind: str
     instead: dict[str, str]
@@ -105,9 +105,9 @@ def commit(clone: Path, text: str) -> None:
 
 
 def set_up(clone: Path, place: Place) -> None:
-    """Run the README's commands for this kind of remote."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = re.search(rf"\*\*{place.kind}\*\*.*?```sh\n(.*?)```", readme, re.DOTALL)
+    """Run the page's commands for this kind of remote."""
+    page = (ROOT / "docs" / "sharing.md").read_text(encoding="utf-8")
+    block = re.search(rf"\*\*{place.kind}\*\*.*?```sh\n(.*?)```", page, re.DOTALL)
     assert block
     for line in block[1].strip().split("\n"):
         words = shlex.split(line, comments=True)

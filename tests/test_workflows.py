@@ -439,6 +439,7 @@ def toy(tmp_path: Path) -> Path:
         "Makefile",
         "constraints.txt",
         "README.md",
+        "docs/deciding.md",
         "LICENSE",
         "CHANGELOG.md",
         ".dvc/config",
