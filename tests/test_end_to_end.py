@@ -18,6 +18,7 @@ SMALL = {
     "fetch": {"source": "path"},
     "train": {"epochs": 1.0, "device": "cpu-fp32"},
     "predict": {"device": "cpu-fp32", "max_new_tokens": 60},
+    "retention": {"device": "cpu-fp32"},
 }
 
 
@@ -59,6 +60,11 @@ def clone(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
     shutil.copy(SCHEMA, folder / "data" / "schema.json")
     write_rows(folder / "data" / "raw" / "rows.jsonl", [row(number) for number in range(70)])
     write_rows(folder / "data" / "test" / "rows.jsonl", [row(number) for number in range(100, 120)])
+    item = {"kind": "fact", "question": "Is it?", "options": ["No", "Yes"], "answer": 1}
+    write_rows(folder / "data" / "general" / "items.jsonl", [item | {"id": f"q{number}"} for number in range(4)])
+    write_rows(
+        folder / "data" / "general" / "text.jsonl", [{"id": f"d{number}", "text": "So it is."} for number in "12"]
+    )
     yaml = YAML()
     params = yaml.load((folder / "params.yaml").read_text(encoding="utf-8"))
     for section, change in SMALL.items():
@@ -82,6 +88,16 @@ def test_all_systems_are_measured_on_the_same_rows(clone: Path) -> None:
     assert built["test"]["examples"] > 20
     outcomes = (clone / "metrics" / "outcomes.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
     assert len(outcomes) == built["test"]["examples"]
+
+
+def test_what_was_kept_is_of_the_model_that_was_scored(clone: Path) -> None:
+    scored, kept = (
+        json.loads((clone / "metrics" / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("evaluate", "retention")
+    )
+    assert {kept["computed_from"][name] == scored["computed_from"][name] for name in ("adapter", "base")} == {True}
+    assert {kept[name]["n"] for name in ("base", "adapter_off", "tuned")} == {4}
+    assert len((clone / "metrics" / "retention.jsonl").read_text(encoding="utf-8").split("\n")[:-1]) == 4
 
 
 def test_rows_in_are_rows_kept_and_refused(clone: Path) -> None:

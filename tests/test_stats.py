@@ -51,3 +51,11 @@ def test_clusters_widen_the_interval() -> None:
 
 def test_a_ratio_of_nothing_is_zero() -> None:
     assert stats.bootstrap_ratio([0.0, 0.0], [0.0, 0.0], ["a", "b"], 100, 1) == (0.0, 0.0)
+
+
+def test_a_rate_stands_with_its_interval() -> None:
+    assert stats.rate("hit", [True, False, False, False]) == {
+        "hit": 0.25,
+        "hit_low": stats.wilson(1, 4)[0],
+        "hit_high": stats.wilson(1, 4)[1],
+    }

@@ -1,6 +1,6 @@
 """Intervals and paired tests for rates on a small test set."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 CONFIDENCE = 0.95
@@ -14,6 +14,13 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
         raise ValueError("a rate of nothing has no interval")
     interval = binomtest(hits, n).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def rate(name: str, hits: Iterable[bool]) -> dict[str, float]:
+    """A rate under `name` with its Wilson interval under `name`_low and `name`_high. Raises ValueError for no hits."""
+    found = list(hits)
+    low, high = wilson(sum(found), len(found))
+    return {name: sum(found) / len(found), f"{name}_low": low, f"{name}_high": high}
 
 
 def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
@@ -42,13 +49,26 @@ def bootstrap_ratio(
     """95% percentile interval of sum(above) / sum(below), whole clusters drawn with replacement; 0/0 counts as 0."""
     import numpy as np
 
+    ratios = _resampled_ratios(*_sums(above, below, clusters), resamples, np.random.default_rng(seed))
+    return _interval(ratios)
+
+
+def _sums(above: Sequence[float], below: Sequence[float], clusters: Sequence[str]) -> tuple[Any, Any]:
+    """Sums of each cluster."""
+    import numpy as np
+
     names = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
     member = np.array([names[name] for name in clusters])
     tops = np.bincount(member, weights=np.asarray(above, dtype=float), minlength=len(names))
     bottoms = np.bincount(member, weights=np.asarray(below, dtype=float), minlength=len(names))
-    ratios = _resampled_ratios(tops, bottoms, resamples, np.random.default_rng(seed))
+    return tops, bottoms
+
+
+def _interval(resampled: Any) -> tuple[float, float]:
+    import numpy as np
+
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(ratios, [tail, 1 - tail])
+    low, high = np.quantile(resampled, [tail, 1 - tail])
     return float(low), float(high)
 
 
