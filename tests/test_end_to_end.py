@@ -19,6 +19,7 @@ SMALL = {
     "train": {"epochs": 1.0, "device": "cpu-fp32"},
     "predict": {"device": "cpu-fp32", "max_new_tokens": 60},
     "retention": {"device": "cpu-fp32"},
+    "memorisation": {"sample": 8},
 }
 
 
@@ -90,13 +91,15 @@ def test_all_systems_are_measured_on_the_same_rows(clone: Path) -> None:
     assert len(outcomes) == built["test"]["examples"]
 
 
-def test_what_was_kept_is_of_the_model_that_was_scored(clone: Path) -> None:
-    scored, kept = (
+def test_what_was_kept_and_copied_is_of_the_model_that_was_scored(clone: Path) -> None:
+    scored, kept, copied = (
         json.loads((clone / "metrics" / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("evaluate", "retention")
+        for name in ("evaluate", "retention", "memorisation")
     )
-    assert {kept["computed_from"][name] == scored["computed_from"][name] for name in ("adapter", "base")} == {True}
+    assert {part["computed_from"]["adapter"] for part in (kept, copied)} == {scored["computed_from"]["adapter"]}
+    assert {part["computed_from"]["base"] for part in (kept, copied)} == {scored["computed_from"]["base"]}
     assert {kept[name]["n"] for name in ("base", "adapter_off", "tuned")} == {4}
+    assert copied["answer_alone"]["train"]["n"] == copied["with_request"]["test"]["n"] == 8
     assert len((clone / "metrics" / "retention.jsonl").read_text(encoding="utf-8").split("\n")[:-1]) == 4
 
 

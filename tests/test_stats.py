@@ -59,3 +59,19 @@ def test_a_rate_stands_with_its_interval() -> None:
         "hit_low": stats.wilson(1, 4)[0],
         "hit_high": stats.wilson(1, 4)[1],
     }
+
+
+def test_the_difference_of_two_samples_has_the_interval_of_newcombe() -> None:
+    # Newcombe 1998b, table II, method 10: 56/70 - 48/80 is 0.2 [0.0524, 0.3339]
+    first, second = [1.0] * 56 + [0.0] * 14, [1.0] * 48 + [0.0] * 32
+    found = stats.bootstrap_difference(first, [*map(str, range(70))], second, [*map(str, range(80))], 4000, 1)
+    assert found == pytest.approx((0.0524, 0.3339), abs=0.02)
+
+
+def test_clusters_of_either_sample_widen_the_difference() -> None:
+    values = [float(number % 2) for number in range(40)]
+    alone, pairs = [str(number) for number in range(40)], [str(number % 2) for number in range(40)]
+    narrow = stats.bootstrap_difference(values, alone, values, alone, 2000, 1)
+    for clusters in ((pairs, alone), (alone, pairs)):
+        low, high = stats.bootstrap_difference(values, clusters[0], values, clusters[1], 2000, 1)
+        assert high - low > 1.5 * (narrow[1] - narrow[0])

@@ -53,6 +53,25 @@ def bootstrap_ratio(
     return _interval(ratios)
 
 
+def bootstrap_difference(
+    first: Sequence[float],
+    first_clusters: Sequence[str],
+    second: Sequence[float],
+    second_clusters: Sequence[str],
+    resamples: int,
+    seed: int,
+) -> tuple[float, float]:
+    """95% percentile interval of mean(first) - mean(second), two independent samples, whole clusters of each drawn."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    means = [
+        _resampled_ratios(*_sums(values, [1.0] * len(values), clusters), resamples, rng)
+        for values, clusters in ((first, first_clusters), (second, second_clusters))
+    ]
+    return _interval(means[0] - means[1])
+
+
 def _sums(above: Sequence[float], below: Sequence[float], clusters: Sequence[str]) -> tuple[Any, Any]:
     """Sums of each cluster."""
     import numpy as np
