@@ -13,6 +13,7 @@ from conftest import write_rows
 
 from stages import memorisation
 from stages.shared import chat, generate, hashes, model, params, predictions
+from tools.reporting import kept
 
 FP32 = model.DEVICES["cpu-fp32"]
 SETTINGS = memorisation.Params(sample=100, bootstrap_resamples=500, seed=1, tolerated=0.05)
@@ -93,6 +94,7 @@ def run(here: Path, folder: Path) -> Any:
 def test_a_model_that_learnt_three_rows_by_heart_is_found_out(here: Path, learnt: Any) -> None:
     found = run(here, learnt(80))
     assert found["verdict"] == "copied"
+    assert [limit.part for limit, _, _ in kept.broken(kept.between(here, here)[0])] == ["memorisation"]
     for way in memorisation.WAYS:
         assert (found[way]["train"]["copied"], found[way]["test"]["copied"]) == (1.0, 0.0)
         assert sorted(found[way]["copied_ids"]) == ["r0", "r1", "r2"]

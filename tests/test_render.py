@@ -74,6 +74,11 @@ METRIC = {
     "detectable": 0.2,
 }
 
+RETENTION = {"n": 100, "base": 0.6, "tuned": 0.5, "difference": -0.1, "low": -0.2, "high": 0.0, "tolerated_drop": 0.1}
+RETENTION |= {"ratio": 1.2, "ratio_low": 1.1, "ratio_high": 1.3, "tolerated_ratio": 2.0}
+MEMORISATION = {"train_n": 50, "train": 0.2, "test_n": 50, "test": 0.1, "difference": 0.1, "low": 0.0, "high": 0.2}
+MEMORISATION |= {"tolerated": 0.05}
+
 
 def listed(*items: Any) -> dict[str, Any]:
     return {"total": len(items), "items": list(items)}
@@ -109,6 +114,10 @@ def data(text: str) -> dict[str, Any]:
             "slices_seen": 2,
             "confidence": 0.95,
             "rules": [{**rule, "low": 0.4, "high": 0.6, "holds": True}],
+        },
+        "kept": {
+            "retention": {"before": None, "after": dict(RETENTION)},
+            "memorisation": {"before": {**MEMORISATION, "ids": []}, "after": {**MEMORISATION, "ids": [name, name]}},
         },
         "changes": {
             "data": {"raw": rows, "test": rows},
@@ -216,7 +225,16 @@ def test_a_comment_is_cut_to_what_github_takes_and_counts_what_it_left_out() -> 
 
 def test_the_order_is_that_of_a_reviewer() -> None:
     text = shown("plain")
-    parts = ["## ❌", "### Metrics", "### Answers", "### Data", "### Settings", "### How the runs", "### The gate"]
+    parts = [
+        "## ❌",
+        "### Metrics",
+        "### Answers",
+        "### Kept",
+        "### Data",
+        "### Settings",
+        "### How the runs",
+        "### The gate",
+    ]
     assert sorted(parts, key=text.index) == parts
 
 
@@ -256,6 +274,9 @@ def test_differing_fields_are_marked() -> None:
         lambda d: d["comparison"]["flips"]["broken"]["items"][0].update(request="x" * 100_000),
         lambda d: d.update(status="pass"),
         lambda d: d.pop("changes"),
+        lambda d: d.pop("kept"),
+        lambda d: d["kept"]["memorisation"]["after"].update(ids=["x"] * 21),
+        lambda d: d["kept"]["retention"]["after"].update(base="0.5"),
     ],
 )
 def test_a_forged_report_is_refused(forge: Callable[[dict[str, Any]], None]) -> None:

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from conftest import ROOT, SCHEMA, write_rows
 
 from tools import report
-from tools.reporting import document, paired, row_changes
+from tools.reporting import document, kept, paired, row_changes
 
 DVC_YAML = """\
 stages:
@@ -347,6 +347,108 @@ def test_a_link_in_a_pull_request_is_not_followed(base: str, tmp_path: Path) -> 
     for words in ([base], [base, "--head", head]):
         assert "request 300" not in run(*words).output
     secret.unlink()
+
+
+def keep(part: str, **changed: Any) -> None:
+    """Figures of what was kept or copied, well within their limits but for what is given, as a stage of its own."""
+    figures: dict[str, Any] = {"n": 100, "base": 0.6, "tuned": 0.6, "difference": 0.0, "low": -0.1, "high": 0.1}
+    figures |= {"ratio": 1.2, "ratio_low": 1.1, "ratio_high": 1.3, "tolerated_drop": 0.1, "tolerated_ratio": 2.0}
+    figures |= {"train_n": 50, "train": 0.04, "test_n": 50, "test": 0.04, "tolerated": 0.05, "ids": ["r1", "r2"]}
+    figures |= changed
+    value: dict[str, Any] = {"verdict": changed.get("verdict", "held")}
+    for name, path in kept.PATHS[part].items():
+        *parents, last = path.split(".")
+        inner = value
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[last] = figures[name]
+    Path(kept.FILES[part]).write_text(json.dumps(value), encoding="utf-8")
+    stage = f"  {part}:\n    cmd: python score.py {part}\n    metrics: [{{{kept.FILES[part]}: {{cache: false}}}}]\n"
+    if stage not in Path("dvc.yaml").read_text(encoding="utf-8"):
+        edit("dvc.yaml", "stages:\n", f"stages:\n{stage}")
+
+
+def test_what_was_kept_and_copied_is_shown_beside_its_limits(base: str) -> None:
+    keep("retention", difference=-0.05, low=-0.12, high=0.02)
+    keep("memorisation")
+    record()
+    ran = run(base)
+    assert ran.exit_code == 0
+    shown = ran.stdout.split("### Kept and copied")[1].split("###")[0]
+    rows = [line for line in shown.split("\n") if line.startswith("| ")][1:]
+    assert rows == [
+        "| general questions, tuned minus base | not measured | -0.050 [-0.120, +0.020] | drop at most 0.1 | yes |",
+        "| perplexity of plain text, tuned over base | not measured | 1.200 [1.100, 1.300] | at most 2 | yes |",
+        "| answers recited, training minus test rows | not measured | +0.000 [-0.100, +0.100] | at most 0.05 | yes |",
+    ]
+    assert "The training rows: `r1`, `r2`." in shown
+
+
+def test_where_nothing_was_measured_it_says_so(base: str) -> None:
+    ran = run(base)
+    assert "Measured on neither side: metrics/retention.json, metrics/memorisation.json." in ran.stdout
+    assert ran.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("part", "verdict", "figures", "words"),
+    [
+        ("retention", "lost", {"difference": -0.3, "low": -0.4, "high": -0.11}, "lost general questions"),
+        ("retention", "lost", {"ratio": 3.0, "ratio_low": 2.1, "ratio_high": 4.0}, "lost plain text"),
+        ("memorisation", "copied", {"difference": 0.2, "low": 0.06, "high": 0.3}, "copied training answers"),
+    ],
+)
+def test_what_was_lost_or_copied_fails_the_gate(
+    base: str, part: str, verdict: str, figures: dict[str, float], words: str
+) -> None:
+    keep(part, verdict=verdict, **figures)
+    record()
+    ran = run(base)
+    assert ran.exit_code == 1
+    assert f"❌ The gate fails: the tuned model {words}: " in ran.stdout
+    assert "| **no** |" in ran.stdout
+
+
+def test_a_change_cannot_loosen_what_is_tolerated(base: str) -> None:
+    keep("memorisation")
+    before = record()
+    keep("memorisation", difference=0.2, low=0.06, high=0.3, tolerated=0.9)
+    record()
+    ran = run(before)
+    assert ran.exit_code == 1
+    assert "at most 0.05 is tolerated" in ran.stdout
+
+
+def test_what_the_base_lost_does_not_fail_a_change_that_mends_it(base: str) -> None:
+    keep("retention", verdict="lost", difference=-0.3, low=-0.4, high=-0.2)
+    before = record()
+    keep("retention")
+    record()
+    assert run(before).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda: keep("retention", verdict="lost"), "its verdict is not the one that follows from its figures"),
+        (lambda: keep("retention", low="-0.1"), "not what stages/retention.py writes"),
+        (lambda: keep("retention", n=-1), "not what stages/retention.py writes"),
+    ],
+)
+def test_figures_at_odds_with_themselves_fail_even_when_recorded(
+    base: str, spoil: Callable[[], None], reason: str
+) -> None:
+    spoil()
+    record()
+    ran = run(base)
+    assert ran.exit_code == 1
+    assert f"`metrics/retention.json` | `{reason}`" in ran.stdout
+
+
+def test_figures_that_no_stage_wrote_fail(base: str) -> None:
+    keep("retention")
+    edit("dvc.yaml", kept.FILES["retention"], "metrics/other.json")
+    assert "`metrics/retention.json` | `no stage in dvc.yaml writes it`" in run(base).stdout
 
 
 def test_settings_and_code_that_changed_are_listed(base: str) -> None:

@@ -12,6 +12,7 @@ from conftest import write_rows
 
 from stages import retention
 from stages.shared import model
+from tools.reporting import kept
 
 FP32 = model.DEVICES["cpu-fp32"]
 SETTINGS = retention.Params("cpu-fp32", 2, 500, 1, 0.1, 2.0)
@@ -208,6 +209,9 @@ def test_the_stage_writes_the_same_figures_twice_and_a_line_per_question(here: P
     assert {found[name]["n"] for name in ("base", "adapter_off", "tuned", "tuned_over_base")} == {3}
     assert found["verdict"] in ("held", "lost")
     assert {"items", "text", "adapter", "base"} <= set(found["computed_from"])
+    sides, problems = kept.between(here, here)
+    assert problems == []
+    assert (sides["retention"]["after"] or {})["tuned"] == found["tuned"]["accuracy"]
     lines = [json.loads(line) for line in (here / "outcomes.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
     assert [line["id"] for line in lines] == ["q1", "q2", "q3"]
     assert all(line["tuned"]["right"] == (line["tuned"]["chosen"] == line["answer"]) for line in lines)

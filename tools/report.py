@@ -17,7 +17,7 @@ import click
 
 from stages.shared import params, strict_json
 from stages.shared.cli import InputError
-from tools.reporting import answers, changes, document, paired, render, revision, row_changes, trust
+from tools.reporting import answers, changes, document, kept, paired, render, revision, row_changes, trust
 from tools.reporting.paired import Outcome, Settings
 from tools.reporting.revision import CannotCompareError, Revision
 
@@ -63,14 +63,16 @@ def report(base: Revision, head: Revision) -> dict[str, Any]:
     pairs, edited = answers.shared(old, new, *(answers.asked(side.folder) for side in (base, head)))
     enough = len(pairs) >= settings.min_shared
     folders = base.folder, head.folder
+    kept_and_copied, faults = kept.between(*folders)
     found = {
         "version": VERSION,
         "base": {"name": changes.clip(base.name, 100), "commit": base.commit},
         "head": {"name": changes.clip(head.name, 100), "commit": head.commit},
         "rules_changed": rules_changed,
-        "problems": changes.problems(problems),
+        "problems": changes.problems([*problems, *faults]),
         "refused": "" if enough or new_reason else refusal(old_reason, len(pairs), settings),
         "comparison": answers.compare(old, new, pairs, edited, folders, settings) if enough else None,
+        "kept": kept_and_copied,
         "changes": {"data": data_changes(*folders), **changes.between(base, head)},
     }
     return {**found, "status": document.status(found)}

@@ -4,6 +4,7 @@ changed, how was it made. In: the report's data, which may come from a stranger.
 
 from typing import Any
 
+from tools.reporting import kept
 from tools.reporting.render import Block, Chart, Data, Diff, Heading, Inline, Line, Paragraph, Table
 
 ARROW = " → "
@@ -22,11 +23,16 @@ def status(report: dict[str, Any]) -> str:
     """'refused', 'fail' or 'pass', from what the report holds."""
     if report["refused"]:
         return "refused"
-    return "fail" if report["problems"]["total"] or broken_rules(report) else "pass"
+    return "fail" if report["problems"]["total"] or breaches(report) else "pass"
 
 
-def broken_rules(report: dict[str, Any]) -> list[dict[str, Any]]:
-    return [rule for rule in report["comparison"]["rules"] if not rule["holds"]] if report["comparison"] else []
+def breaches(report: dict[str, Any]) -> list[tuple[str | Data, ...]]:
+    """Every rule and limit that is broken, in words."""
+    rules = report["comparison"]["rules"] if report["comparison"] else []
+    return [
+        *(breach(rule) for rule in rules if not rule["holds"]),
+        *((overstepped(*found),) for found in kept.broken(report["kept"])),
+    ]
 
 
 def title(report: dict[str, Any]) -> tuple[str | Data, ...]:
@@ -36,12 +42,12 @@ def title(report: dict[str, Any]) -> tuple[str | Data, ...]:
         return ("⚪ Not compared: ", Data(report["refused"]))
     if verdict == "pass":
         return ("✅ The gate holds: ", *sentence(report["comparison"]["metrics"][0]))
-    problems, broken = report["problems"], broken_rules(report)
+    problems, broken = report["problems"], breaches(report)
     if problems["total"]:
         first = problems["items"][0]
         more = problems["total"] - 1 + len(broken)
         return ("❌ The gate fails: ", Data(first["file"]), ": ", Data(first["reason"]), and_more(more))
-    return ("❌ The gate fails: ", *breach(broken[0]), and_more(len(broken) - 1))
+    return ("❌ The gate fails: ", *broken[0], and_more(len(broken) - 1))
 
 
 def and_more(count: int) -> str:
@@ -61,6 +67,11 @@ def breach(rule: dict[str, Any]) -> tuple[str | Data, ...]:
     if rule["check"] == "drop":
         return (*name, f" got worse by more than the tolerated {rule['limit']:g}: the change is within {ends(rule)}")
     return (*name, f" must be {limit(rule)}, and is within {ends(rule)}")
+
+
+def overstepped(limit: kept.Limit, found: kept.Figures, allowed: float) -> str:
+    """How a limit of what was kept and copied is broken."""
+    return f"{limit.breach}: {limit.what} is {limit.words(found)}, {limit.rule} {allowed:g} is tolerated"
 
 
 def limit(rule: dict[str, Any]) -> str:
@@ -91,6 +102,7 @@ def blocks(report: dict[str, Any]) -> list[Block]:
     return [
         *opening(report),
         *(compared(comparison) if comparison else []),
+        *kept_and_copied(report["kept"]),
         *data(changes),
         *settings(changes),
         *made(changes),
@@ -196,6 +208,41 @@ def slices(comparison: dict[str, Any]) -> list[Block]:
     header = ("kind of answer", "before", "after", f"difference [widened for {seen} looks]", "mended / broken", "n")
     rows = [[Data(part["kind"]), *metric_row(part)[2:5], *metric_row(part)[6:8]] for part in moved]
     return [Paragraph((f"Kinds of answer that moved beyond their interval, of {seen}:",)), Table(header, rows)]
+
+
+def kept_and_copied(found: dict[str, kept.Sides]) -> list[Block]:
+    """What the tuned model still can beside its task, and what it recites; each limit with both sides' figures."""
+    rows: list[list[Inline]] = []
+    for limit in kept.LIMITS:
+        before, after = (found[limit.part][side] for side in ("before", "after"))
+        if before or after:
+            allowed = limit.allowed(before, after)
+            holds = "" if after is None else "yes" if limit.holds(after, allowed) else "**no**"
+            rows.append([limit.what, limit.words(before), limit.words(after), f"{limit.rule} {allowed:g}", holds])
+    absent = [file for part, file in kept.FILES.items() if not any(found[part].values())]
+    return [
+        Heading("Kept and copied"),
+        *([Table(("", "before", "after", "limit", "holds"), rows)] if rows else []),
+        *([Paragraph((f"Measured on neither side: {', '.join(absent)}.",))] if absent else []),
+        *rates(found),
+    ]
+
+
+def rates(found: dict[str, kept.Sides]) -> list[Block]:
+    """The shares behind the differences, of the later side, and the rows that were recited."""
+    retention, memorisation = (found[part]["after"] for part in ("retention", "memorisation"))
+    blocks: list[Block] = []
+    if retention:
+        shares = f"base {retention['base']:.3f}, tuned {retention['tuned']:.3f} of {retention['n']}"
+        blocks.append(Paragraph((f"General questions right: {shares}.",)))
+    if memorisation:
+        words = "{train:.3f} of {train_n} training rows, {test:.3f} of {test_n} test rows".format_map(memorisation)
+        ids = memorisation["ids"]
+        more = round(memorisation["train"] * memorisation["train_n"]) - len(ids)
+        listed = [part for name in ids for part in (", ", Data(name))][1:]
+        rest = [". The training rows: ", *listed, f" and {more} more" if more > 0 else ""] if ids else []
+        blocks.append(Paragraph((f"Answers recited without their request: {words}", *rest, ".")))
+    return blocks
 
 
 def data(changes: dict[str, Any]) -> list[Block]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.shared import strict_json
-from tools.reporting import changes, paired
+from tools.reporting import changes, kept, paired
 
 MARKERS = [re.compile(marker, re.MULTILINE) for marker in (rb"^<{7} ", rb"^={7}\r?$", rb"^>{7} ")]
 TOLERANCE = 1e-9
@@ -137,7 +137,8 @@ def _edited(stages: Iterable[Any], folder: Path) -> Iterator[Problem]:
 
 def _unwritten(held: dict[str, Any], folder: Path) -> Iterator[Problem]:
     """The files that the gate reads must be some stage's, or nothing vouches for them."""
-    for name in (OUTCOMES, RATES):
+    measured = [name for name in kept.FILES.values() if (folder / name).is_file()]
+    for name in (OUTCOMES, RATES, *measured):
         if str(folder / name) not in held:
             yield problem(name, "no stage in dvc.yaml writes it")
 
