@@ -28,7 +28,9 @@ def test_every_module_target_and_link_exists(page: Path) -> None:
 
 def test_the_readme_leads_to_every_page() -> None:
     assert all(f"({page.relative_to(ROOT)})" in README for page in PAGES if page.parent.name == "docs")
-    assert {"make repro", "make test", "python -m tools.ask"} <= set(re.findall(r"make \w+|python -m tools\.ask", README))
+    assert {"make repro", "make test", "python -m tools.ask"} <= set(
+        re.findall(r"make \w+|python -m tools\.ask", README)
+    )
 
 
 def test_every_file_of_the_tree_exists() -> None:
@@ -39,9 +41,8 @@ def test_every_file_of_the_tree_exists() -> None:
 
 
 def test_the_table_is_the_committed_result() -> None:
-    metrics = json.loads((ROOT / "metrics" / "evaluate.json").read_text(encoding="utf-8"))
     assert table.BEGIN in README
-    assert table.put(README, table.table(metrics)) == README, "run: python -m tools.table --write README.md"
+    assert table.put(README, table.read(ROOT / "metrics")) == README, "run: python -m tools.table --write README.md"
 
 
 def test_the_table_has_the_systems_that_were_measured() -> None:

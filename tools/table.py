@@ -1,4 +1,4 @@
-"""Print the results of the last run as a Markdown table: every system on the same test rows, and the gain.
+"""Print the results of the last run as a Markdown table: every system on the same test rows, the gain, and its price.
 
 With --write, the table also replaces the one between the marks in a Markdown file, so that the numbers on show are
 those of the commit.
@@ -12,6 +12,7 @@ import click
 from stages.shared import cli, strict_json
 
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
+SPLITS = ("train", "test")
 SYSTEMS = ("zero_shot", "few_shot", "tuned", "constrained")
 GAINS = (("gain_over_few_shot", "tuned", "few_shot"), ("constrained_over_tuned", "constrained", "tuned"))
 COLUMNS = {
@@ -55,6 +56,43 @@ def table(metrics: dict[str, Any]) -> list[str]:
     ]
 
 
+def side_effects(retention: dict[str, Any] | None, memorisation: dict[str, Any] | None) -> list[str]:
+    """A line each for what training did to general ability and what it made the model recite, where measured."""
+    lines = []
+    if retention:
+        before, after, change = (retention[name] for name in ("base", "tuned", "tuned_over_base"))
+        interval = f"{change['accuracy']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]"
+        low, high = change["perplexity_ratio_low"], change["perplexity_ratio_high"]
+        lines.append(
+            f"General questions, n = {change['n']}: {cell(before, 'accuracy')} right before training, "
+            f"{cell(after, 'accuracy')} after, {interval}, p = {change['p_value']:.2g}. Perplexity of plain text: "
+            f"{change['perplexity_ratio']:.2f} [{low:.2f}, {high:.2f}] times the base's. "
+            f"Verdict: {retention['verdict']}."
+        )
+    if memorisation:
+        alone = memorisation["answer_alone"]
+        shares = " and ".join(f"{cell(alone[name], 'copied')} of {alone[name]['n']} {name} ones" for name in SPLITS)
+        change = alone["difference"]
+        interval = f"{change['copied']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]"
+        lines.append(
+            f"Answers recited from their first half, without the request: {shares}, {interval}. "
+            f"Verdict: {memorisation['verdict']}."
+        )
+    return ["", *lines] if lines else []
+
+
+def read(folder: Path) -> list[str]:
+    """The lines for the metrics of a folder. Raises InputError where there is no evaluate.json."""
+    if not (folder / "evaluate.json").is_file():
+        raise cli.InputError(f"{folder / 'evaluate.json'} is missing; run `make repro`")
+    names = ("evaluate", "retention", "memorisation")
+    files = {name: folder / f"{name}.json" for name in names}
+    found = {
+        name: strict_json.parse(f.read_text(encoding="utf-8")) if f.is_file() else None for name, f in files.items()
+    }
+    return [*table(found["evaluate"]), *side_effects(found["retention"], found["memorisation"])]
+
+
 def put(document: str, lines: list[str], marks: tuple[str, str] = (BEGIN, END)) -> str:
     """The document with the lines between its marks; unchanged where it has none."""
     before, begin, rest = document.partition(marks[0])
@@ -63,12 +101,10 @@ def put(document: str, lines: list[str], marks: tuple[str, str] = (BEGIN, END)) 
 
 
 @click.command(help=__doc__)
-@click.option("--metrics", type=click.Path(path_type=Path), default="metrics/evaluate.json", show_default=True)
+@click.option("--metrics", type=click.Path(path_type=Path), default="metrics", show_default=True, help="folder")
 @click.option("--write", type=click.Path(path_type=Path, exists=True), help="Markdown file to put the table into")
 def main(metrics: Path, write: Path | None) -> None:
-    if not metrics.is_file():
-        raise cli.InputError(f"{metrics} is missing; run `make repro`")
-    lines = table(strict_json.parse(metrics.read_text(encoding="utf-8")))
+    lines = read(metrics)
     click.echo("\n".join(lines))
     if write:
         document = put(write.read_text(encoding="utf-8"), lines)
