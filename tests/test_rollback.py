@@ -258,6 +258,19 @@ def test_an_output_that_todays_pipeline_does_not_make_is_left_out(repository: Pa
     assert "\n  train (" in output
 
 
+def test_the_experiments_stay_as_they_are(repository: Path) -> None:
+    file = Path("metrics/experiments/learning_curve.json")
+    file.parent.mkdir()
+    file.write_text("{}", encoding="utf-8")
+    toy.commit(repository, "an experiment")
+    restored("first")
+    assert file.read_text(encoding="utf-8") == "{}"
+    file.write_text("[]", encoding="utf-8")
+    toy.commit(repository, "another result")
+    restored("HEAD~1")
+    assert file.read_text(encoding="utf-8") == "[]"
+
+
 def test_an_output_in_git_outside_metrics_comes_back_too(repository: Path) -> None:
     pipeline = toy.PIPELINE.replace("metrics/validate.json", "notes/validate.json")
     Path("dvc.yaml").write_text(pipeline, encoding="utf-8")

@@ -22,6 +22,7 @@ from tools import history, outputs
 
 DATA = ("data/raw", "data/test", "data/schema.json")
 RESULTS = ("expectations", "params.yaml", history.LOCK, "metrics")
+STAYS = "metrics/experiments"  # of no run: what docs/experiments.md shows, whatever version is checked out
 SHOWN = 10
 
 
@@ -70,7 +71,7 @@ def goal_of(commit: str, data_only: bool) -> Goal:
     """What `commit` recorded. Raises InputError where its dvc.lock is missing or belongs to other data or metrics."""
     lock = history.Lock({}, {}, {}) if data_only else history.lock(commit)
     wanted = DATA if data_only else (*DATA, *RESULTS, *(out for out in lock.outs if not is_in_any(out, RESULTS)))
-    files = history.files(commit, *wanted)
+    files = {path: oid for path, oid in history.files(commit, *wanted).items() if not is_in_any(path, (STAYS,))}
     list(history.blobs(list(files.values())))  # an object that Git can't read shows now, not half-way
     roots = tuple(root for root in wanted if any(is_in_any(path, (root,)) for path in files))
     if history.RAW not in roots:
@@ -222,7 +223,8 @@ def bring_back(todo: Plan) -> None:
     for out in todo.away:
         path = Path(out)
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    history.git("restore", f"--source={todo.goal.commit}", "--staged", "--worktree", "--", *todo.goal.roots)
+    paths = *todo.goal.roots, f":(exclude){STAYS}"
+    history.git("restore", f"--source={todo.goal.commit}", "--staged", "--worktree", "--", *paths)
     if todo.take:
         Repo().checkout(targets=todo.take, force=True)
 
