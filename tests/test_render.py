@@ -74,8 +74,9 @@ METRIC = {
     "detectable": 0.2,
 }
 
-RETENTION = {"n": 100, "base": 0.6, "tuned": 0.5, "difference": -0.1, "low": -0.2, "high": 0.0, "tolerated_drop": 0.1}
-RETENTION |= {"ratio": 1.2, "ratio_low": 1.1, "ratio_high": 1.3, "tolerated_ratio": 2.0}
+RETENTION: dict[str, Any] = {"n": 100, "base": 0.6, "tuned": 0.5, "difference": -0.1, "low": -0.2, "high": 0.0}
+RETENTION |= {"ratio": 1.2, "ratio_low": 1.1, "ratio_high": 1.3, "tolerated_drop": 0.1, "tolerated_ratio": 2.0}
+RETENTION |= {"items": "a" * 64, "text": "b" * 64}
 MEMORISATION = {"train_n": 50, "train": 0.2, "test_n": 50, "test": 0.1, "difference": 0.1, "low": 0.0, "high": 0.2}
 MEMORISATION |= {"tolerated": 0.05}
 

@@ -354,6 +354,7 @@ def keep(part: str, **changed: Any) -> None:
     figures: dict[str, Any] = {"n": 100, "base": 0.6, "tuned": 0.6, "difference": 0.0, "low": -0.1, "high": 0.1}
     figures |= {"ratio": 1.2, "ratio_low": 1.1, "ratio_high": 1.3, "tolerated_drop": 0.1, "tolerated_ratio": 2.0}
     figures |= {"train_n": 50, "train": 0.04, "test_n": 50, "test": 0.04, "tolerated": 0.05, "ids": ["r1", "r2"]}
+    figures |= {"items": "a" * 64, "text": "b" * 64}
     figures |= changed
     value: dict[str, Any] = {"verdict": changed.get("verdict", "held")}
     for name, path in kept.PATHS[part].items():
@@ -363,9 +364,12 @@ def keep(part: str, **changed: Any) -> None:
             inner = inner.setdefault(parent, {})
         inner[last] = figures[name]
     Path(kept.FILES[part]).write_text(json.dumps(value), encoding="utf-8")
-    stage = f"  {part}:\n    cmd: python score.py {part}\n    metrics: [{{{kept.FILES[part]}: {{cache: false}}}}]\n"
-    if stage not in Path("dvc.yaml").read_text(encoding="utf-8"):
-        edit("dvc.yaml", "stages:\n", f"stages:\n{stage}")
+    if stage_of(part) not in Path("dvc.yaml").read_text(encoding="utf-8"):
+        edit("dvc.yaml", "stages:\n", f"stages:\n{stage_of(part)}")
+
+
+def stage_of(part: str) -> str:
+    return f"  {part}:\n    cmd: python score.py {part}\n    metrics: [{{{kept.FILES[part]}: {{cache: false}}}}]\n"
 
 
 def test_what_was_kept_and_copied_is_shown_beside_its_limits(base: str) -> None:
@@ -417,6 +421,29 @@ def test_a_change_cannot_loosen_what_is_tolerated(base: str) -> None:
     ran = run(before)
     assert ran.exit_code == 1
     assert "at most 0.05 is tolerated" in ran.stdout
+
+
+def test_general_questions_that_changed_are_said(base: str) -> None:
+    keep("retention")
+    before = record()
+    assert "different questions" not in run(before).stdout
+    keep("retention", items="c" * 64)
+    record()
+    assert "different questions" in run(before).stdout
+
+
+def test_a_change_cannot_stop_measuring(base: str) -> None:
+    keep("retention")
+    before = record()
+    Path(kept.FILES["retention"]).unlink()
+    stage = (
+        "  retention:\n    cmd: python score.py retention\n    metrics: [{metrics/retention.json: {cache: false}}]\n"
+    )
+    edit("dvc.yaml", stage, "")
+    record()
+    ran = run(before)
+    assert ran.exit_code == 1
+    assert "`metrics/retention.json` | `measured before, and missing now; run dvc repro`" in ran.stdout
 
 
 def test_what_the_base_lost_does_not_fail_a_change_that_mends_it(base: str) -> None:

@@ -16,6 +16,7 @@ UNCHANGED = {
     "contract": "contract",
     "code of the pipeline": "code",
 }
+OTHER_QUESTIONS = "⚠️ `data/general` was changed: before and after are about different questions or texts."
 SORTS = ("added", "removed", "relabelled", "reworded")
 
 
@@ -223,6 +224,7 @@ def kept_and_copied(found: dict[str, kept.Sides]) -> list[Block]:
     return [
         Heading("Kept and copied"),
         *([Table(("", "before", "after", "limit", "holds"), rows)] if rows else []),
+        *([Paragraph((OTHER_QUESTIONS,))] if kept.asked_otherwise(found) else []),
         *([Paragraph((f"Measured on neither side: {', '.join(absent)}.",))] if absent else []),
         *rates(found),
     ]

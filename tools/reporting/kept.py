@@ -27,6 +27,8 @@ PATHS = {
         "ratio_high": "tuned_over_base.perplexity_ratio_high",
         "tolerated_drop": "limits.tolerated_drop",
         "tolerated_ratio": "limits.tolerated_ratio",
+        "items": "computed_from.items",
+        "text": "computed_from.text",
     },
     "memorisation": {
         "train_n": "answer_alone.train.n",
@@ -113,6 +115,8 @@ def between(before: Path, after: Path) -> tuple[dict[str, Sides], list[dict[str,
         old, _ = _read(before, part)
         new, reason = _read(after, part)
         found[part] = {"before": old, "after": new}
+        if old and not (after / FILES[part]).exists():
+            reason = "measured before, and missing now; run dvc repro"
         if reason:
             problems.append({"file": FILES[part], "reason": reason})
     return found, problems
@@ -140,6 +144,12 @@ def _read(folder: Path, part: str) -> tuple[Figures | None, str]:
     if (_at(value, "verdict") == "held") != held:
         return None, "its verdict is not the one that follows from its figures"
     return figures, ""
+
+
+def asked_otherwise(kept: dict[str, Sides]) -> bool:
+    """Whether the two sides answered different general questions, so that their figures can't be compared."""
+    before, after = (kept["retention"][side] for side in ("before", "after"))
+    return bool(before and after and any(before[name] != after[name] for name in ("items", "text")))
 
 
 def _at(value: Any, path: str) -> Any:
