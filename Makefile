@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 repro: .venv/installed  ## everything, from the base model to the table of results and the advice
 	dvc repro
-	python -m tools.table --write README.md
+	python -m tools.table --write README.md --write docs/deciding.md
 	python -m tools.advise --write docs/deciding.md
 
 test: .venv/installed  ## style, types, workflows, tests

@@ -115,13 +115,6 @@ def scores(examples: list[dict[str, Any]], predictions: Path, rules: contract.Co
     return [score(example, answers[example["id"]], rules) for example in examples]
 
 
-def rate(name: str, hits: Iterable[bool]) -> dict[str, float]:
-    """A rate under `name` with its Wilson interval under `name`_low and `name`_high."""
-    found = list(hits)
-    low, high = stats.wilson(sum(found), len(found))
-    return {name: sum(found) / len(found), f"{name}_low": low, f"{name}_high": high}
-
-
 def f1(scored: list[Score], settings: Params) -> dict[str, float]:
     """Micro F1 over fields: twice the equal fields over all fields given and expected."""
     above, below = [2.0 * s.hits for s in scored], [float(s.said + s.wanted) for s in scored]
@@ -139,8 +132,8 @@ def slices(scored: list[Score], key: Callable[[Score], str]) -> dict[str, Any]:
     return {
         name: {
             "n": len(part),
-            **rate("exact_match", (s.exact for s in part)),
-            **rate("exact_match_normalised", (s.normalised for s in part)),
+            **stats.rate("exact_match", (s.exact for s in part)),
+            **stats.rate("exact_match_normalised", (s.normalised for s in part)),
         }
         for name, part in parts.items()
         if name
@@ -151,13 +144,13 @@ def figures(scored: list[Score], settings: Params) -> dict[str, Any]:
     """All figures of one system."""
     return {
         "n": len(scored),
-        **rate("json_valid", (s.json_valid for s in scored)),
-        **rate("schema_valid", (s.schema_valid for s in scored)),
-        **rate("exact_match", (s.exact for s in scored)),
-        **rate("exact_match_normalised", (s.normalised for s in scored)),
-        **(rate("action_accuracy", (s.action for s in scored)) if any(s.wanted_kind for s in scored) else {}),
+        **stats.rate("json_valid", (s.json_valid for s in scored)),
+        **stats.rate("schema_valid", (s.schema_valid for s in scored)),
+        **stats.rate("exact_match", (s.exact for s in scored)),
+        **stats.rate("exact_match_normalised", (s.normalised for s in scored)),
+        **(stats.rate("action_accuracy", (s.action for s in scored)) if any(s.wanted_kind for s in scored) else {}),
         **f1(scored, settings),
-        **rate("truncated", (s.truncated for s in scored)),
+        **stats.rate("truncated", (s.truncated for s in scored)),
         "slices": {"action": slices(scored, lambda s: s.wanted_kind), "turn": slices(scored, lambda s: s.turn)},
     }
 

@@ -28,7 +28,6 @@ Example = dict[str, Any]
 @dataclass(frozen=True)
 class Params:
     sample: params.Count
-    bootstrap_resamples: params.Count
     seed: int
     tolerated: params.Share
 
@@ -39,15 +38,17 @@ def place(example: Example, seed: int) -> bytes:
 
 
 def sample(examples: list[Example], other: list[Example], settings: Params) -> list[Example]:
-    """Rows by the hash of their id, each answer once, without answers that the other split has as well.
+    """Rows by the hash of their id, each answer and each conversation once, without answers of the other split.
 
-    `{"action":"list","filter":"all"}` is no secret: what both splits say was not copied from either.
+    `{"action":"list","filter":"all"}` is no secret: what both splits say was not copied from either. The answers of one
+    conversation are alike, and the interval takes them as independent.
     """
-    known = {example["answer"] for example in other}
+    seen = {example["answer"] for example in other}
     chosen: dict[str, Example] = {}
     for example in sorted(examples, key=lambda e: place(e, settings.seed)):
-        if example["answer"] not in known:
-            chosen.setdefault(example["answer"], example)
+        if example["answer"] not in seen and example["group"] not in chosen:
+            chosen[example["group"]] = example
+            seen.add(example["answer"])
     return list(chosen.values())[: settings.sample]
 
 
@@ -97,13 +98,10 @@ def recited(
     return found
 
 
-def figures(drawn: dict[str, list[Example]], hits: dict[str, list[bool]], settings: Params) -> dict[str, Any]:
-    """One way: the share of each split, and the difference of the two with its interval, conversations drawn whole."""
+def figures(drawn: dict[str, list[Example]], hits: dict[str, list[bool]]) -> dict[str, Any]:
+    """One way: the share of each split, and the difference of the two with its interval."""
     train, test = hits["train"], hits["test"]
-    groups = {name: [example["group"] for example in examples] for name, examples in drawn.items()}
-    low, high = stats.bootstrap_difference(
-        train, groups["train"], test, groups["test"], settings.bootstrap_resamples, settings.seed
-    )
+    low, high = stats.difference(train, test)
     ids = [example["id"] for example, hit in zip(drawn["train"], train, strict=True) if hit]
     return {
         **{name: {"n": len(found), **stats.rate("copied", found)} for name, found in hits.items()},
@@ -150,7 +148,7 @@ def main(train: Path, test: Path, prefix: Path, base: Path, adapter: Path, metri
     tokenizer = model.load_tokenizer(base)
     network = model.load_for_generation(base, adapter, device)
     turns = strict_json.parse(prefix.read_text(encoding="utf-8"))
-    ways = {way: figures(drawn, recited(network, tokenizer, turns, drawn, way, generation), settings) for way in WAYS}
+    ways = {way: figures(drawn, recited(network, tokenizer, turns, drawn, way, generation)) for way in WAYS}
     found = verdict(ways["answer_alone"], settings)
     strict_json.write_json(
         metrics,

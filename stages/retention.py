@@ -22,6 +22,7 @@ from stages.shared import chat, cli, hashes, model, params, stats, strict_json
 
 LIBRARIES = ("bitsandbytes", "numpy", "peft", "scipy", "torch", "transformers")
 PADDING = -1
+CONTEXT = 8  # tokens of a paragraph that are given and not scored: what begins a text for a chat model is a turn
 Text = Annotated[str, MinLen(1)]
 Row = TypeVar("Row", bound="Item | Document")
 
@@ -112,9 +113,15 @@ def question(tokenizer: Any, item: Item) -> Query:
 
 
 def document(tokenizer: Any, row: Document) -> Query:
-    """Plain text without chat template, after the tokenizer's BOS, or EOS where it has none, as lm-eval does it."""
+    """Plain text without chat template, after BOS (EOS where there is none), scored from its ninth token on.
+
+    Raises InputError for a text that is shorter.
+    """
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    return Query([start], [chat.answer_ids(tokenizer, row.text)[:-1]])
+    ids = chat.answer_ids(tokenizer, row.text)[:-1]
+    if len(ids) <= CONTEXT:
+        raise cli.InputError(f"{row.id}: {len(ids)} tokens; a paragraph needs more than {CONTEXT}")
+    return Query([start, *ids[:CONTEXT]], [ids[CONTEXT:]])
 
 
 def check_length(names: Sequence[str], queries: Sequence[Query], longest: int) -> None:
@@ -315,8 +322,8 @@ def main(items: Path, text: Path, base: Path, adapter: Path, metrics: Path, outc
     names = [*(item.id for item in asked), *(row.id for row in documents)]
     scores = ask_all(base, adapter, device, names, queries, settings.batch_size)
     found = {name: result(asked, part) for name, part in scores.items()}
-    tokens = [len(query.continuations[0]) for query in queries[len(asked) :]]
-    size = sum(len(row.text.encode()) for row in documents)
+    scored = [query.continuations[0] for query in queries[len(asked) :]]
+    tokens, size = [len(ids) for ids in scored], sum(len(tokenizer.decode(ids).encode()) for ids in scored)
     over_base = change(asked, found["base"], found["tuned"], tokens, settings)
     beyond = lost(over_base, settings)
     strict_json.write_json(

@@ -16,7 +16,7 @@ from stages.shared import chat, generate, hashes, model, params, predictions
 from tools.reporting import kept
 
 FP32 = model.DEVICES["cpu-fp32"]
-SETTINGS = memorisation.Params(sample=100, bootstrap_resamples=500, seed=1, tolerated=0.05)
+SETTINGS = memorisation.Params(sample=100, seed=1, tolerated=0.05)
 GENERATION = params.Predict("cpu-fp32", 2, 5)
 PREFIX = [{"role": "system", "content": "Answer in JSON."}]
 SECRETS = ("zebra 7714 quartz", "mauve tin opener", "Old Kent Road 38b")
@@ -149,6 +149,8 @@ def test_without_the_request_all_prompts_are_the_same() -> None:
 def test_answers_of_both_splits_are_left_out_and_each_counts_once() -> None:
     train = [example("a", "1"), example("b", "2"), example("c", "2"), example("d", "3")]
     test = [example("e", "3"), example("f", "4")]
+    talk = [example("g#1", "5") | {"group": "g"}, example("g#2", "6") | {"group": "g"}]
+    assert len(memorisation.sample(talk, test, SETTINGS)) == 1
     assert sorted(e["answer"] for e in memorisation.sample(train, test, SETTINGS)) == ["1", "2"]
     assert [e["id"] for e in memorisation.sample(test, train, SETTINGS)] == ["f"]
     assert memorisation.left_out(train, test) == {"rows": 4, "in_both": 1}
@@ -168,15 +170,13 @@ def test_copied_is_a_whole_interval_beyond_what_is_tolerated(low: float, word: s
     assert memorisation.verdict({"difference": {"copied": 0.3, "low": low, "high": 0.5}}, SETTINGS) == word
 
 
-def test_the_difference_is_of_independent_samples_by_conversation() -> None:
+def test_the_difference_is_training_minus_test_rows() -> None:
     drawn = {"train": [example(str(n), str(n)) for n in range(40)], "test": [example(str(n), "") for n in range(50)]}
     hits = {"train": [True] * 20 + [False] * 20, "test": [True] * 5 + [False] * 45}
-    found = memorisation.figures(drawn, hits, SETTINGS)
+    found = memorisation.figures(drawn, hits)
     assert found["difference"]["copied"] == pytest.approx(0.4)
     assert 0.2 < found["difference"]["low"] < 0.4 < found["difference"]["high"] < 0.6
     assert found["copied_ids"] == [str(number) for number in range(20)]
-    together = memorisation.figures(drawn | {"train": [e | {"group": "g"} for e in drawn["train"]]}, hits, SETTINGS)
-    assert together["difference"]["high"] < found["difference"]["high"]
 
 
 def test_splits_with_the_same_answers_are_refused(here: Path, base: Path) -> None:

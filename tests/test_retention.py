@@ -8,10 +8,10 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
-from conftest import write_rows
+from conftest import ROOT, write_rows
 
 from stages import retention
-from stages.shared import model
+from stages.shared import model, params
 from tools.reporting import kept
 
 FP32 = model.DEVICES["cpu-fp32"]
@@ -30,7 +30,7 @@ ITEMS: list[dict[str, Any]] = [
 TEXT = [
     {"id": "d1", "text": "The boat came in late, and nobody was there to meet it."},
     {"id": "d2", "text": "Bread needs flour, water, salt and time."},
-    {"id": "d3", "text": "Rain."},
+    {"id": "d3", "text": "Rain, and then more of it."},
 ]
 
 
@@ -159,6 +159,23 @@ def test_a_bad_row_is_refused_with_file_line_and_reason(tmp_path: Path, row: Any
         retention.read(file, retention.Item)
     assert caught.value.message.startswith(f"{file}:4: ")
     assert reason in caught.value.message
+
+
+def test_the_first_tokens_of_a_paragraph_are_given_and_not_scored(tokenizer: Any) -> None:
+    text = TEXT[0]["text"]
+    query = retention.document(tokenizer, retention.Document("d1", text))
+    assert len(query.context) == 1 + retention.CONTEXT
+    assert tokenizer.decode([*query.context[1:], *query.continuations[0]]) == text
+    with pytest.raises(ValueError, match=r"d9: \d tokens; a paragraph needs more than 8"):
+        retention.document(tokenizer, retention.Document("d9", "Oh."))
+
+
+def test_guessing_at_random_is_lost_by_the_limits_as_shipped() -> None:
+    shipped = params.load("retention", retention.Params, ROOT / "params.yaml")
+    items = [retention.Item(str(number), "fact", "?", ("a", "b", "c", "d"), 0) for number in range(180)]
+    before = retention.Result([0] * 180, [number % 12 < 5 for number in range(180)], [1.0])
+    after = retention.Result([0] * 180, [number % 4 == 0 for number in range(180)], [1.0])
+    assert retention.lost(retention.change(items, before, after, [1], shipped), shipped)
 
 
 def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:

@@ -61,17 +61,17 @@ def test_a_rate_stands_with_its_interval() -> None:
     }
 
 
-def test_the_difference_of_two_samples_has_the_interval_of_newcombe() -> None:
-    # Newcombe 1998b, table II, method 10: 56/70 - 48/80 is 0.2 [0.0524, 0.3339]
-    first, second = [1.0] * 56 + [0.0] * 14, [1.0] * 48 + [0.0] * 32
-    found = stats.bootstrap_difference(first, [*map(str, range(70))], second, [*map(str, range(80))], 4000, 1)
-    assert found == pytest.approx((0.0524, 0.3339), abs=0.02)
-
-
-def test_clusters_of_either_sample_widen_the_difference() -> None:
-    values = [float(number % 2) for number in range(40)]
-    alone, pairs = [str(number) for number in range(40)], [str(number % 2) for number in range(40)]
-    narrow = stats.bootstrap_difference(values, alone, values, alone, 2000, 1)
-    for clusters in ((pairs, alone), (alone, pairs)):
-        low, high = stats.bootstrap_difference(values, clusters[0], values, clusters[1], 2000, 1)
-        assert high - low > 1.5 * (narrow[1] - narrow[0])
+@pytest.mark.parametrize(
+    ("first", "second", "low", "high"),
+    [
+        ((56, 70), (48, 80), 0.0524, 0.3339),  # the examples of Newcombe 1998, method 10
+        ((9, 10), (3, 10), 0.1705, 0.8090),
+        ((5, 56), (0, 29), -0.0381, 0.1926),
+        ((10, 10), (0, 10), 0.6075, 1.0),
+    ],
+)
+def test_the_difference_of_two_samples_has_the_published_interval(
+    first: tuple[int, int], second: tuple[int, int], low: float, high: float
+) -> None:
+    samples = [[True] * hits + [False] * (n - hits) for hits, n in (first, second)]
+    assert stats.difference(samples[0], samples[1]) == pytest.approx((low, high), abs=1e-4)

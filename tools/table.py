@@ -1,7 +1,7 @@
-"""Print the results of the last run as a Markdown table: every system on the same test rows, the gain, and its price.
+"""Print the results of the last run as a Markdown table: every system on the same test rows, and the gain.
 
-With --write, the table also replaces the one between the marks in a Markdown file, so that the numbers on show are
-those of the commit.
+With --write, the tables also replace those between the marks of a Markdown file, so that the numbers on show are those
+of the commit: `table` with the results, `kept` with general ability and recited answers.
 """
 
 from pathlib import Path
@@ -12,7 +12,6 @@ import click
 from stages.shared import cli, strict_json
 
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
-SPLITS = ("train", "test")
 SYSTEMS = ("zero_shot", "few_shot", "tuned", "constrained")
 GAINS = (("gain_over_few_shot", "tuned", "few_shot"), ("constrained_over_tuned", "constrained", "tuned"))
 COLUMNS = {
@@ -56,41 +55,75 @@ def table(metrics: dict[str, Any]) -> list[str]:
     ]
 
 
-def side_effects(retention: dict[str, Any] | None, memorisation: dict[str, Any] | None) -> list[str]:
-    """A line each for what training did to general ability and what it made the model recite, where measured."""
-    lines = []
-    if retention:
-        before, after, change = (retention[name] for name in ("base", "tuned", "tuned_over_base"))
-        interval = f"{change['accuracy']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]"
-        low, high = change["perplexity_ratio_low"], change["perplexity_ratio_high"]
-        lines.append(
-            f"General questions, n = {change['n']}: {cell(before, 'accuracy')} right before training, "
-            f"{cell(after, 'accuracy')} after, {interval}, p = {change['p_value']:.2g}. Perplexity of plain text: "
-            f"{change['perplexity_ratio']:.2f} [{low:.2f}, {high:.2f}] times the base's. "
-            f"Verdict: {retention['verdict']}."
-        )
-    if memorisation:
-        alone = memorisation["answer_alone"]
-        shares = " and ".join(f"{cell(alone[name], 'copied')} of {alone[name]['n']} {name} ones" for name in SPLITS)
-        change = alone["difference"]
-        interval = f"{change['copied']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]"
-        lines.append(
-            f"Answers recited from their first half, without the request: {shares}, {interval}. "
-            f"Verdict: {memorisation['verdict']}."
-        )
-    return ["", *lines] if lines else []
+def in_brief(retention: dict[str, Any]) -> list[str]:
+    """What training did to general ability, in a line; more of it is on the page that has the `kept` marks."""
+    change, tolerated = retention["tuned_over_base"], retention["limits"]["tolerated_drop"]
+    return [
+        f"What that cost: general questions right, tuned minus base, {signed(change, 'accuracy')}, p = "
+        f"{change['p_value']:.2g}, n = {change['n']}; `lost` when the whole interval lies below -{tolerated:g}. "
+        "[More](docs/deciding.md#what-it-kept-and-what-it-copied)"
+    ]
 
 
-def read(folder: Path) -> list[str]:
-    """The lines for the metrics of a folder. Raises InputError where there is no evaluate.json."""
+def kept(retention: dict[str, Any], memorisation: dict[str, Any]) -> list[str]:
+    """Two tables: general ability before and after, and answers recited."""
+    models = [retention[name] for name in ("base", "adapter_off", "tuned")]
+    kinds = [
+        [f"{kind} ({part['n']})", *(cell(model["kinds"][kind], "accuracy") for model in models)]
+        for kind, part in models[0]["kinds"].items()
+    ]
+    rows = [
+        [f"all questions ({models[0]['n']})", *(cell(model, "accuracy") for model in models)],
+        *kinds,
+        ["perplexity of plain text", *(f"{model['perplexity']:.1f}" for model in models)],
+        ["bits per byte of it", *(f"{model['bits_per_byte']:.2f}" for model in models)],
+    ]
+    change, limits = retention["tuned_over_base"], retention["limits"]
+    ends = [f"{change[f'perplexity_ratio_{end}']:.2f}" for end in ("low", "high")]
+    ways = [(way.replace("_", " "), memorisation[way]) for way in ("answer_alone", "with_request")]
+    sides = [[cell(way[side], "copied") for side in ("train", "test")] for _, way in ways]
+    recited = [
+        [name, way["train"]["n"], *side, signed(way["difference"], "copied")]
+        for (name, way), side in zip(ways, sides, strict=True)
+    ]
+    return [
+        *grid(["right, or predicted", "base as fetched", "quantised, adapter off", "tuned"], rows),
+        "",
+        f"Tuned minus base: {signed(change, 'accuracy')} of the questions (`lost` wholly below "
+        f"-{limits['tolerated_drop']:g}); perplexity {change['perplexity_ratio']:.2f} [{', '.join(ends)}] times the "
+        f"base's (`lost` wholly above {limits['tolerated_ratio']:g}). "
+        f"Verdict: {retention['verdict']}.",
+        "",
+        *grid(["answers recited from their first half", "n each", "training", "test", "difference"], recited),
+        "",
+        f"`copied` when the interval of *answer alone* lies wholly above {memorisation['limits']['tolerated']:g}. "
+        f"Verdict: {memorisation['verdict']}.",
+    ]
+
+
+def grid(header: list[str], rows: list[list[Any]]) -> list[str]:
+    return ["| " + " | ".join(map(str, row)) + " |" for row in [header, ["---"] * len(header), *rows]]
+
+
+def signed(change: dict[str, Any], name: str) -> str:
+    return f"{change[name]:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]"
+
+
+def read(folder: Path) -> dict[str, list[str]]:
+    """The lines between each pair of marks, from the metrics of a folder.
+
+    What was not measured has no lines. Raises InputError where there is no evaluate.json.
+    """
     if not (folder / "evaluate.json").is_file():
         raise cli.InputError(f"{folder / 'evaluate.json'} is missing; run `make repro`")
-    names = ("evaluate", "retention", "memorisation")
-    files = {name: folder / f"{name}.json" for name in names}
-    found = {
-        name: strict_json.parse(f.read_text(encoding="utf-8")) if f.is_file() else None for name, f in files.items()
-    }
-    return [*table(found["evaluate"]), *side_effects(found["retention"], found["memorisation"])]
+    files = {name: folder / f"{name}.json" for name in ("evaluate", "retention", "memorisation")}
+    found: dict[str, Any] = {name: strict_json.parse(f.read_text("utf-8")) for name, f in files.items() if f.is_file()}
+    lines = {"table": table(found["evaluate"])}
+    if "retention" in found:
+        lines["table"] += in_brief(found["retention"])
+    if len(found) == len(files):
+        lines["kept"] = kept(found["retention"], found["memorisation"])
+    return lines
 
 
 def put(document: str, lines: list[str], marks: tuple[str, str] = (BEGIN, END)) -> str:
@@ -100,15 +133,23 @@ def put(document: str, lines: list[str], marks: tuple[str, str] = (BEGIN, END)) 
     return before + begin + "\n" + "\n".join(lines) + "\n" + end + after if end else document
 
 
+def put_all(document: str, parts: dict[str, list[str]]) -> str:
+    for name, lines in parts.items():
+        document = put(document, lines, (f"<!-- {name} -->", f"<!-- /{name} -->"))
+    return document
+
+
 @click.command(help=__doc__)
 @click.option("--metrics", type=click.Path(path_type=Path), default="metrics", show_default=True, help="folder")
-@click.option("--write", type=click.Path(path_type=Path, exists=True), help="Markdown file to put the table into")
-def main(metrics: Path, write: Path | None) -> None:
-    lines = read(metrics)
-    click.echo("\n".join(lines))
-    if write:
-        document = put(write.read_text(encoding="utf-8"), lines)
-        with strict_json.replacing(write) as file:
+@click.option(
+    "--write", type=click.Path(path_type=Path, exists=True), multiple=True, help="Markdown file; may be repeated"
+)
+def main(metrics: Path, write: tuple[Path, ...]) -> None:
+    parts = read(metrics)
+    click.echo("\n".join(parts["table"]))
+    for path in write:
+        document = put_all(path.read_text(encoding="utf-8"), parts)
+        with strict_json.replacing(path) as file:
             file.write(document)
 
 

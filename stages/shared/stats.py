@@ -1,5 +1,6 @@
 """Intervals and paired tests for rates on a small test set."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,10 +18,21 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 
 
 def rate(name: str, hits: Iterable[bool]) -> dict[str, float]:
-    """A rate under `name` with its Wilson interval under `name`_low and `name`_high. Raises ValueError for no hits."""
+    """A rate under `name` with its Wilson interval under `name`_low and `name`_high. Raises ValueError for nothing."""
     found = list(hits)
     low, high = wilson(sum(found), len(found))
     return {name: sum(found) / len(found), f"{name}_low": low, f"{name}_high": high}
+
+
+def difference(first: Sequence[bool], second: Sequence[bool]) -> tuple[float, float]:
+    """95% interval of rate(first) - rate(second), two independent samples (Newcombe 1998, method 10).
+
+    Right at 0 and 1 too, where resampling gives an interval without width. Raises ValueError for an empty sample.
+    """
+    (one, n), (other, m) = ((sum(hits), len(hits)) for hits in (first, second))
+    (low, high), (least, most) = wilson(one, n), wilson(other, m)
+    p, q = one / n, other / m
+    return p - q - math.hypot(p - low, most - q), p - q + math.hypot(high - p, q - least)
 
 
 def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
@@ -51,25 +63,6 @@ def bootstrap_ratio(
 
     ratios = _resampled_ratios(*_sums(above, below, clusters), resamples, np.random.default_rng(seed))
     return _interval(ratios)
-
-
-def bootstrap_difference(
-    first: Sequence[float],
-    first_clusters: Sequence[str],
-    second: Sequence[float],
-    second_clusters: Sequence[str],
-    resamples: int,
-    seed: int,
-) -> tuple[float, float]:
-    """95% percentile interval of mean(first) - mean(second), two independent samples, whole clusters of each drawn."""
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-    means = [
-        _resampled_ratios(*_sums(values, [1.0] * len(values), clusters), resamples, rng)
-        for values, clusters in ((first, first_clusters), (second, second_clusters))
-    ]
-    return _interval(means[0] - means[1])
 
 
 def _sums(above: Sequence[float], below: Sequence[float], clusters: Sequence[str]) -> tuple[Any, Any]:
