@@ -65,8 +65,8 @@ def in_brief(retention: dict[str, Any]) -> list[str]:
     ]
 
 
-def kept(retention: dict[str, Any], memorisation: dict[str, Any]) -> list[str]:
-    """Two tables: general ability before and after, and answers recited."""
+def general(retention: dict[str, Any]) -> list[str]:
+    """General questions and plain text: the base, the base as quantised for training, the tuned model."""
     models = [retention[name] for name in ("base", "adapter_off", "tuned")]
     kinds = [
         [f"{kind} ({part['n']})", *(cell(model["kinds"][kind], "accuracy") for model in models)]
@@ -80,12 +80,6 @@ def kept(retention: dict[str, Any], memorisation: dict[str, Any]) -> list[str]:
     ]
     change, limits = retention["tuned_over_base"], retention["limits"]
     ends = [f"{change[f'perplexity_ratio_{end}']:.2f}" for end in ("low", "high")]
-    ways = [(way.replace("_", " "), memorisation[way]) for way in ("answer_alone", "with_request")]
-    sides = [[cell(way[side], "copied") for side in ("train", "test")] for _, way in ways]
-    recited = [
-        [name, way["train"]["n"], *side, signed(way["difference"], "copied")]
-        for (name, way), side in zip(ways, sides, strict=True)
-    ]
     return [
         *grid(["right, or predicted", "base as fetched", "quantised, adapter off", "tuned"], rows),
         "",
@@ -93,8 +87,22 @@ def kept(retention: dict[str, Any], memorisation: dict[str, Any]) -> list[str]:
         f"-{limits['tolerated_drop']:g}); perplexity {change['perplexity_ratio']:.2f} [{', '.join(ends)}] times the "
         f"base's (`lost` wholly above {limits['tolerated_ratio']:g}). "
         f"Verdict: {retention['verdict']}.",
-        "",
-        *grid(["answers recited from their first half", "n each", "training", "test", "difference"], recited),
+    ]
+
+
+def recited(memorisation: dict[str, Any]) -> list[str]:
+    """Answers continued word for word, of rows that were trained on and of rows that were not."""
+    ways = [(way, memorisation[way]) for way in ("answer_alone", "with_request")]
+    rows = [
+        [
+            *(name.replace("_", " "), way["train"]["n"]),
+            *(cell(way[side], "copied") for side in ("train", "test")),
+            signed(way["difference"], "copied"),
+        ]
+        for name, way in ways
+    ]
+    return [
+        *grid(["answers recited from their first half", "n each", "training", "test", "difference"], rows),
         "",
         f"`copied` when the interval of *answer alone* lies wholly above {memorisation['limits']['tolerated']:g}. "
         f"Verdict: {memorisation['verdict']}.",
@@ -122,7 +130,7 @@ def read(folder: Path) -> dict[str, list[str]]:
     if "retention" in found:
         lines["table"] += in_brief(found["retention"])
     if len(found) == len(files):
-        lines["kept"] = kept(found["retention"], found["memorisation"])
+        lines["kept"] = [*general(found["retention"]), "", *recited(found["memorisation"])]
     return lines
 
 

@@ -5,13 +5,12 @@ tracked or could be added, so the result is what a commit would give. Links are 
 a stranger's pull request.
 """
 
-import os
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from stages.shared.cli import InputError
+from tools import history
 
 WORKING_TREE = "working tree"
 
@@ -33,13 +32,11 @@ class Revision:
 
 
 def git(*words: str, index: Path | None = None) -> str:
-    """Run git here and return what it prints. Raises CannotCompareError with git's own last line."""
-    env = os.environ | ({"GIT_INDEX_FILE": str(index)} if index else {})
-    ran = subprocess.run(["git", *words], env=env, capture_output=True, check=False)  # noqa: S607
-    if ran.returncode:
-        said = ran.stderr.decode("utf-8", "replace").strip().split("\n")
-        raise CannotCompareError(f"git {words[0]}: {said[-1]}")
-    return ran.stdout.decode("utf-8", "surrogateescape")
+    """Run git here and return what it prints. Raises CannotCompareError with git's reason."""
+    try:
+        return history.git(*words, index=index).decode("utf-8", "surrogateescape")
+    except InputError as error:
+        raise CannotCompareError(error.message) from error
 
 
 def commit_of(name: str) -> str:
