@@ -21,7 +21,7 @@ HEAVY = {
 }
 COMMANDS = [
     f"{folder}.{file.stem}"
-    for folder in ("stages", "tools")
+    for folder in ("stages", "tools", "experiments")
     for file in sorted((ROOT / folder).glob("*.py"))
     if "click.command" in file.read_text(encoding="utf-8")
 ]
