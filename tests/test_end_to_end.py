@@ -64,7 +64,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
     item = {"kind": "fact", "question": "Is it?", "options": ["No", "Yes"], "answer": 1}
     write_rows(folder / "data" / "general" / "items.jsonl", [item | {"id": f"q{number}"} for number in range(4)])
     write_rows(
-        folder / "data" / "general" / "text.jsonl", [{"id": f"d{number}", "text": "So it is."} for number in "12"]
+        folder / "data" / "general" / "text.jsonl",
+        [{"id": f"d{number}", "text": "So it is, and so it was."} for number in "12"],
     )
     yaml = YAML()
     params = yaml.load((folder / "params.yaml").read_text(encoding="utf-8"))
