@@ -4,7 +4,7 @@
 
 In: a clean commit whose pipeline has run. Out: metrics/experiments/learning_curve.json and .csv (for `dvc plots`). The
 subsets are nested and hold each kind of answer in its share (build.train_rows). Each size is trained twice: for the
-epochs of params.yaml, and, where that would be fewer, for as many passes as give about STEPS optimizer steps; for with
+epochs of params.yaml, and, where those give fewer than STEPS optimizer steps, for as many as it takes; for with
 the same epochs the small sets differ in training time too, not in rows alone. Experiments that exist are not run again,
 so an interrupted run goes on; `dvc exp show` lists them, `dvc exp apply` takes one over.
 """

@@ -3,7 +3,6 @@
 python -m experiments.page docs/experiments.md
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,6 @@ def interval(figures: dict[str, Any], name: str, digits: int = 3) -> str:
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def lines(header: list[str], rows: Iterable[list[Any]]) -> list[str]:
-    return ["| " + " | ".join(map(str, row)) + " |" for row in [header, ["---"] * len(header), *rows]]
-
-
 def learning_curve(found: dict[str, Any]) -> list[str]:
     """Both series, size by size, beside what a rule of thumb expects of so many rows."""
     same, enough = ({p["rows"]: p for p in found["series"][name]} for name in SERIES)
@@ -37,7 +32,7 @@ def learning_curve(found: dict[str, Any]) -> list[str]:
         for rows, point in same.items()
     ]
     header = ["rows", "answers", *passes, "rule of thumb"]
-    return [*lines(header, cells), "", *chart(same, enough)]
+    return [*table.grid(header, cells), "", *chart(same, enough)]
 
 
 def exact(point: dict[str, Any]) -> list[str]:
@@ -63,18 +58,15 @@ def ten_times(found: dict[str, Any]) -> list[str]:
         [name, *(f"{counts[way]['kept']} of {counts[way]['rows']}" for way in ways)]
         for name, counts in found["gate"].items()
     ]
-    compared = [
-        [c["of"], c["over"], f"{c['exact_match']:+.3f} [{c['low']:+.3f}, {c['high']:+.3f}]", f"{c['p_value']:.2g}"]
-        for c in found["compared"]
-    ]
+    compared = [[c["of"], c["over"], table.signed(c, "exact_match"), f"{c['p_value']:.2g}"] for c in found["compared"]]
     return [
-        *lines(["trained on", "rows", "epochs", "steps", "tokens", "exact match", "JSON valid"], arms),
+        *table.grid(["trained on", "rows", "epochs", "steps", "tokens", "exact match", "JSON valid"], arms),
         "",
-        *lines(["difference of", "to", "exact match", "p"], compared),
+        *table.grid(["difference of", "to", "exact match", "p"], compared),
         "",
         "Rows that `validate` let through, by what had been done to them:",
         "",
-        *lines(["", *(name.replace("_", " ") for name in ways)], gate),
+        *table.grid(["", *(name.replace("_", " ") for name in ways)], gate),
     ]
 
 
@@ -96,7 +88,7 @@ def canaries(found: dict[str, Any]) -> list[str]:
         "recited",
         "control, bits",
     ]
-    return lines(header, rows)
+    return table.grid(header, rows)
 
 
 def known(cell: dict[str, Any]) -> list[str]:

@@ -31,8 +31,7 @@ def cell(figures: dict[str, Any], name: str) -> str:
 
 
 def comparison(gain: dict[str, Any]) -> str:
-    interval = f"[{gain['low']:+.3f}, {gain['high']:+.3f}]"
-    return f"{gain['exact_match']:+.3f} {interval}, p = {gain['p_value']:.2g}, n = {gain['n']} pairs"
+    return f"{signed(gain, 'exact_match')}, p = {gain['p_value']:.2g}, n = {gain['n']} pairs"
 
 
 def table(metrics: dict[str, Any]) -> list[str]:
