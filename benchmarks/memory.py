@@ -64,16 +64,16 @@ def measure(name: str, wanted: str) -> dict[str, Any]:
     from trl import SFTTrainer  # noqa: F401
 
     from stages import train
-    from stages.shared import memory, model, params
+    from stages.shared import memory, model, packed, params
 
     facts, count, length, labelled = SHAPES[name]
     train.bound_caches()
     device = model.device(wanted)[1]
     settings = replace(params.load("train", train.Params), epochs=1.0, batch_size=count, micro_batch_size=count)
-    answer = list(range(3, 3 + labelled))
-    row = {"input_ids": [5] * (length - labelled) + answer, "labels": [-100] * (length - labelled) + answer}
-    rows = Dataset.from_list([row] * count * STEPS)
-    train.score_labelled_tokens_only()
+    answer, given = list(range(3, 3 + labelled)), length - labelled
+    prompts = [[number + 3] + [5] * (given - 1) for number in range(count * STEPS)]  # that share nothing
+    labels = [packed.IGNORED] * given + answer
+    rows = Dataset.from_list([{"input_ids": prompt + answer, "labels": labels} for prompt in prompts])
     with tempfile.TemporaryDirectory() as scratch:
         base = Path(scratch)
         subprocess.run([sys.executable, "-m", "benchmarks.memory", "--save", name, "--out", scratch], check=True)

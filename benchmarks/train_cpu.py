@@ -64,7 +64,6 @@ def lockstep_trainer(rows: list[dict[str, Any]], base: Path, scratch: Path, want
 
     settings = replace(params.load("train", train.Params), epochs=1.0)
     device = model.device(wanted)[1]
-    train.score_labelled_tokens_only()
     args = train.arguments(settings, device, scratch)
     args.eval_strategy = "no"
     data = Dataset.from_list(rows)

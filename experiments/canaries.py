@@ -134,7 +134,7 @@ def ask(adapter: Path, planted: list[Canary]) -> dict[str, list[Known]]:
     found = {}
     for way in ("answer_alone", "with_request"):
         queries = [query(tokenizer, prefix, canary, way, decoys(canary, planted)) for canary in planted]
-        scores = retention.likelihoods(network, queries, 1, f"canaries, {way}")
+        scores = retention.likelihoods(network, queries, f"canaries, {way}")
         copies = recited(network, tokenizer, prefix, planted, way)
         known = zip(map(exposure, scores), extracted(network, tokenizer, queries), copies, strict=True)
         found[way] = [Known(*parts) for parts in known]

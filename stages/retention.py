@@ -18,10 +18,9 @@ from typing import Annotated, Any, TypeVar
 import click
 from annotated_types import Ge, MinLen
 
-from stages.shared import chat, cli, hashes, model, params, stats, strict_json
+from stages.shared import chat, cli, hashes, model, packed, params, stats, strict_json
 
 LIBRARIES = ("bitsandbytes", "numpy", "peft", "scipy", "torch", "transformers")
-PADDING = -1
 CONTEXT = 8  # tokens of a paragraph that are given and not scored: what begins a text for a chat model is a turn
 Text = Annotated[str, MinLen(1)]
 Row = TypeVar("Row", bound="Item | Document")
@@ -30,7 +29,6 @@ Row = TypeVar("Row", bound="Item | Document")
 @dataclass(frozen=True)
 class Params:
     device: str
-    batch_size: params.Count
     bootstrap_resamples: params.Count
     seed: int
     tolerated_drop: params.Share
@@ -66,10 +64,6 @@ class Query:
 
     context: list[int]
     continuations: list[list[int]]
-
-    @property
-    def ids(self) -> list[int]:
-        return [*self.context, *(token for continuation in self.continuations for token in continuation)]
 
 
 @dataclass(frozen=True)
@@ -132,71 +126,26 @@ def check_length(names: Sequence[str], queries: Sequence[Query], longest: int) -
             raise cli.InputError(f"{name}: {tokens} tokens, and the model reads {longest}; cut the row in pieces")
 
 
-def likelihoods(network: Any, queries: Sequence[Query], batch_size: int, label: str) -> list[list[float]]:
-    """Log-likelihood in nats of each continuation of each query; queries of similar shape together, with progress."""
+def likelihoods(network: Any, queries: Sequence[Query], label: str) -> list[list[float]]:
+    """Log-likelihood in nats of each continuation of each query, with progress."""
     import torch
     from tqdm import tqdm
 
-    order = sorted(range(len(queries)), key=lambda i: (len(queries[i].continuations), len(queries[i].ids)))
-    found: dict[int, list[float]] = {}
-    with torch.inference_mode(), tqdm(total=len(queries), desc=f"retention: {label}", unit=" rows") as bar:
-        for first in range(0, len(order), batch_size):
-            batch = order[first : first + batch_size]
-            found |= zip(batch, _batch(network, [queries[index] for index in batch]), strict=True)
-            bar.update(len(batch))
-    return [found[index] for index in range(len(queries))]
+    with torch.inference_mode(), packed.attention(network):
+        return [_likelihoods(network, query) for query in tqdm(queries, desc=f"retention: {label}", unit=" rows")]
 
 
-def _batch(network: Any, queries: list[Query]) -> list[list[float]]:
-    """A query is a row, its continuations side by side; the mask lets none see another, so the context is paid once."""
+def _likelihoods(network: Any, query: Query) -> list[float]:
     import torch
 
-    width = max(len(query.ids) for query in queries)
-    ids, positions, branch = (
-        torch.tensor([part + [pad] * (width - len(part)) for part in parts])
-        for parts, pad in (
-            ([query.ids for query in queries], 0),
-            ([_positions(query) for query in queries], 0),
-            ([_branches(query) for query in queries], PADDING),
-        )
-    )
-    seen = (branch[:, None, :] == branch[:, :, None]) | (branch[:, None, :] == 0)
-    seen &= torch.ones(width, width, dtype=torch.bool).tril()
-    mask = torch.zeros(seen.shape, dtype=network.dtype).masked_fill(~seen, torch.finfo(network.dtype).min)
-    begin = min(len(query.context) for query in queries) - 1  # no logits for what comes before
-    logits = network(
-        input_ids=ids.to(network.device),
-        attention_mask=mask[:, None].to(network.device),
-        position_ids=positions.to(network.device),
-        use_cache=False,
-        logits_to_keep=width - begin,
-    ).logits
-    return [_sums(query, logits[row, :, :], begin) for row, query in enumerate(queries)]
-
-
-def _positions(query: Query) -> list[int]:
-    after = len(query.context)
-    return [*range(after), *(after + step for part in query.continuations for step in range(len(part)))]
-
-
-def _branches(query: Query) -> list[int]:
-    """0 for the context, which all see; then the number of the continuation."""
-    numbered = enumerate(query.continuations, start=1)
-    return [0] * len(query.context) + [number for number, part in numbered for _ in part]
-
-
-def _sums(query: Query, logits: Any, begin: int) -> list[float]:
-    """The first token of a continuation is predicted where the context ends, each other one by the token before it."""
-    import torch
-
-    end, found = len(query.context), []
-    for part in query.continuations:
-        places = [len(query.context) - 1, *range(end, end + len(part) - 1)]
-        end += len(part)
-        spread = logits[[place - begin for place in places]].float().log_softmax(-1)
-        told = spread.gather(1, torch.tensor(part, device=logits.device)[:, None])
-        found.append(float(told.double().sum()))
-    return found
+    given = [packed.IGNORED] * len(query.context)
+    rows = [{"input_ids": query.context + part, "labels": given + part} for part in query.continuations]
+    batch = {name: tensor.to(network.device) for name, tensor in packed.collate(rows).items()}
+    labels = batch.pop("labels")[0, 1:]
+    places = (labels != packed.IGNORED).nonzero()[:, 0]
+    logits = network(**batch, use_cache=False, logits_to_keep=places).logits[0]
+    told = logits.float().log_softmax(-1).gather(1, labels[places, None])[:, 0].to("cpu", torch.float64)
+    return [float(part.sum()) for part in told.split([len(part) for part in query.continuations])]
 
 
 def check_off(names: Sequence[str], before: list[list[float]], off: list[list[float]]) -> None:
@@ -210,7 +159,7 @@ def check_off(names: Sequence[str], before: list[list[float]], off: list[list[fl
 
 
 def ask_all(
-    base: Path, adapter: Path, device: model.Device, names: Sequence[str], queries: Sequence[Query], batch_size: int
+    base: Path, adapter: Path, device: model.Device, names: Sequence[str], queries: Sequence[Query]
 ) -> dict[str, list[list[float]]]:
     """Likelihoods by model. In float32 on every device: rounding must not pass for something lost."""
     import torch
@@ -218,15 +167,15 @@ def ask_all(
 
     plain = model.load_for_generation(base, None, replace(device, generate_dtype="float32"))
     check_length(names, queries, plain.config.max_position_embeddings)
-    found = {"base": likelihoods(plain, queries, batch_size, "base")}
+    found = {"base": likelihoods(plain, queries, "base")}
     del plain
     quantised = model.load_quantised(base, device).dequantize(dtype=torch.float32).to(torch.float32).eval()
-    bare = likelihoods(quantised, queries, batch_size, "quantised base")
+    bare = likelihoods(quantised, queries, "quantised base")
     attached = PeftModel.from_pretrained(quantised, adapter).eval()
     with attached.disable_adapter():
-        found["adapter_off"] = likelihoods(attached, queries, batch_size, "adapter off")
+        found["adapter_off"] = likelihoods(attached, queries, "adapter off")
     check_off(names, bare, found["adapter_off"])
-    return found | {"tuned": likelihoods(attached.merge_and_unload(), queries, batch_size, "tuned")}
+    return found | {"tuned": likelihoods(attached.merge_and_unload(), queries, "tuned")}
 
 
 def result(items: Sequence[Item], scores: list[list[float]]) -> Result:
@@ -320,7 +269,7 @@ def main(items: Path, text: Path, base: Path, adapter: Path, metrics: Path, outc
     asked, documents = read(items, Item), read(text, Document)
     queries = [*(question(tokenizer, item) for item in asked), *(document(tokenizer, row) for row in documents)]
     names = [*(item.id for item in asked), *(row.id for row in documents)]
-    scores = ask_all(base, adapter, device, names, queries, settings.batch_size)
+    scores = ask_all(base, adapter, device, names, queries)
     found = {name: result(asked, part) for name, part in scores.items()}
     scored = [query.continuations[0] for query in queries[len(asked) :]]
     tokens, size = [len(ids) for ids in scored], sum(len(tokenizer.decode(ids).encode()) for ids in scored)

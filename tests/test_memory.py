@@ -11,7 +11,7 @@ from conftest import ROOT
 
 from benchmarks import memory as benchmark
 from stages import train
-from stages.shared import memory, model
+from stages.shared import memory, model, packed
 
 TINY: dict[str, Any] = {
     "model_type": "llama",
@@ -24,23 +24,27 @@ TINY: dict[str, Any] = {
     "vocab_size": 600,
     "tie_word_embeddings": True,
 }
-TOKENS = 210
+TOKENS, GRID = 210, 240  # of the two rows of `batch`
+
+
+def batch() -> dict[str, Any]:
+    """Two rows of different length that share nothing: 210 tokens, 120 a row in the grid."""
+    rows = [[number] + [5] * (length - 1) for number, length in ((1, 120), (2, 90))]
+    return packed.collate([{"input_ids": row, "labels": [packed.IGNORED, *row[1:]]} for row in rows])
 
 
 def saved_bytes(kind: str, method: str, autocast: bool, checkpointing: bool) -> int:
-    """Bytes that autograd holds after the forward pass of TRL's fused head, parameters not counted."""
+    """Bytes that autograd holds after the forward pass of the blocks, parameters not counted."""
     import torch
     from peft import LoraConfig, get_peft_model
     from peft.helpers import disable_input_dtype_casting
     from transformers import AutoConfig, AutoModelForCausalLM
-    from trl.trainer.utils import add_fused_lm_head
 
     config = AutoConfig.for_model(**(TINY | {"model_type": kind}))
     base_type = torch.bfloat16 if autocast and method == "lora" else torch.float32
     network = AutoModelForCausalLM.from_config(config, dtype=base_type, attn_implementation="sdpa").train()
     if checkpointing:
         network.gradient_checkpointing_enable()
-    add_fused_lm_head(network)
     if method == "lora":
         network = get_peft_model(network, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"))
     own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
@@ -48,17 +52,16 @@ def saved_bytes(kind: str, method: str, autocast: bool, checkpointing: bool) -> 
     saved: dict[int, Any] = {}
 
     def keep(tensor: Any) -> Any:
-        # Autocast's copies of weights are of the weights' part, not of the activations.
-        if tensor.untyped_storage().data_ptr() not in own and tuple(tensor.shape) not in shapes:
+        # Autocast's copies of weights are of the weights' part, not of the activations; those of the logits neither.
+        logits = tensor.shape[-1:] == (TINY["vocab_size"],)
+        if tensor.untyped_storage().data_ptr() not in own and tuple(tensor.shape) not in shapes and not logits:
             saved[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    ids = torch.randint(0, 599, (1, TOKENS))
-    rows = torch.arange(TOKENS // 2)
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     as_is = disable_input_dtype_casting(network, active=method == "lora" and autocast)
-    with as_is, hooks, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        network(input_ids=ids, labels=ids, position_ids=torch.cat([rows, rows])[None], fused_lm_head=True)
+    with as_is, hooks, packed.attention(network), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        train.labelled_loss(network, batch(), None)
     return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
 
 
@@ -66,17 +69,17 @@ def saved_bytes(kind: str, method: str, autocast: bool, checkpointing: bool) -> 
 @pytest.mark.parametrize(("method", "element"), [("lora", 2), ("lora", 4), ("full", 2)])
 def test_activations_are_what_autograd_saves(kind: str, method: Any, element: int) -> None:
     shape = memory.shape_of(TINY | {"model_type": kind}, "tiny")
-    run = memory.Run(method, TOKENS, TOKENS - 1, 16, element, False, True)
+    run = memory.Run(method, TOKENS, GRID, TOKENS - 2, 16, element, False, True)
     found = saved_bytes(kind, method, autocast=element == 2, checkpointing=False)
     assert memory.activations(shape, run) == pytest.approx(found, rel=0.04)
 
 
 def test_checkpointing_saves_the_input_of_each_block_only() -> None:
     shape = memory.shape_of(TINY, "tiny")
-    run = memory.Run("lora", TOKENS, TOKENS - 1, 16, 2, True, True)
+    run = memory.Run("lora", TOKENS, GRID, TOKENS - 2, 16, 2, True, True)
     inputs = memory.activations(shape, run) - memory.layer_activations(shape, run)
     found = saved_bytes("llama", "lora", autocast=True, checkpointing=True)
-    outer = TOKENS * shape.hidden * 4 + TOKENS * shape.hidden * 2  # the last norm, and what the head is given
+    outer = TOKENS * shape.hidden * 4  # the last norm
     assert inputs + outer == pytest.approx(found, rel=0.05)
 
 
@@ -107,7 +110,7 @@ def test_the_committed_comparison_is_this_plans_and_a_tenth_off_at_most() -> Non
     measured = json.loads((ROOT / "benchmarks" / "memory.json").read_text(encoding="utf-8"))["shapes"]
     assert set(measured) == set(benchmark.SHAPES)
     for name, (facts, count, length, labelled) in benchmark.SHAPES.items():
-        run = memory.Run("qlora", count * length, count * labelled, 16, 2, False, True)
+        run = memory.Run("qlora", count * length, count * length, count * labelled, 16, 2, False, True)
         total = memory.peak(memory.shape_of(facts, name), run).total
         assert measured[name]["predicted_bytes"] == round(total), f"{name}: run python -m benchmarks.memory"
         assert total / measured[name]["measured_bytes"] == pytest.approx(1, abs=0.1), name
@@ -129,7 +132,7 @@ def need(base: Path, settings: train.Params) -> float:
 
 def test_the_plan_takes_the_longest_rows_together() -> None:
     run = train.planned(replace(SETTINGS, micro_batch_size=2), DEVICE, ROWS)
-    assert (run.tokens, run.labelled) == (300, 10)
+    assert (run.tokens, run.attended, run.labelled) == (206, 400, 10)  # 94 tokens of both prompts are the same
 
 
 def test_what_fits_is_started(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

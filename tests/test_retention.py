@@ -15,7 +15,7 @@ from stages.shared import model, params
 from tools.reporting import kept
 
 FP32 = model.DEVICES["cpu-fp32"]
-SETTINGS = retention.Params("cpu-fp32", 2, 500, 1, 0.1, 2.0)
+SETTINGS = retention.Params("cpu-fp32", 500, 1, 0.1, 2.0)
 ITEMS: list[dict[str, Any]] = [
     {"id": "q1", "kind": "fact", "question": "Where does milk come from?", "options": ["Cows", "A well"], "answer": 0},
     {"id": "q2", "kind": "arithmetic", "question": "What is 2 + 2?", "options": ["3", "44", "4", "5"], "answer": 2},
@@ -75,13 +75,10 @@ def by_hand(network: Any, context: list[int], continuation: list[int]) -> float:
     return sum(float(spread[len(context) - 1 + step, token]) for step, token in enumerate(continuation))
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 100])
-def test_likelihoods_are_those_of_each_continuation_on_its_own(
-    network: Any, tokenizer: Any, tmp_path: Path, batch_size: int
-) -> None:
+def test_likelihoods_are_those_of_each_continuation_on_its_own(network: Any, tokenizer: Any, tmp_path: Path) -> None:
     asked = queries(tokenizer, tmp_path)
     expected = [[by_hand(network, query.context, part) for part in query.continuations] for query in asked]
-    found = retention.likelihoods(network, asked, batch_size, "test")
+    found = retention.likelihoods(network, asked, "test")
     assert [len(part) for part in found] == [2, 4, 3, 1, 1, 1]
     assert [s for part in found for s in part] == pytest.approx([s for part in expected for s in part], abs=1e-4)
 
@@ -114,9 +111,9 @@ def test_an_adapter_that_is_off_is_not_there_and_one_that_is_on_is(
     base: Path, adapter: Path, tokenizer: Any, tmp_path: Path
 ) -> None:
     asked = queries(tokenizer, tmp_path)
-    found = retention.ask_all(base, adapter, FP32, list("123456"), asked, 4)
+    found = retention.ask_all(base, adapter, FP32, list("123456"), asked)
     merged = model.load_for_generation(base, adapter, FP32)
-    assert found["tuned"] == retention.likelihoods(merged, asked, 4, "test")
+    assert found["tuned"] == retention.likelihoods(merged, asked, "test")
     assert found["tuned"] != found["adapter_off"] != found["base"]
 
 
@@ -133,7 +130,7 @@ def test_a_base_that_was_changed_under_the_adapter_is_found_out(
 
     monkeypatch.setattr(PeftModel, "from_pretrained", meddle)
     with pytest.raises(ValueError, match="6 of 6 rows are scored otherwise than by the same base without it, q1 the"):
-        retention.ask_all(base, adapter, FP32, ["q1", *"23456"], queries(tokenizer, tmp_path), 4)
+        retention.ask_all(base, adapter, FP32, ["q1", *"23456"], queries(tokenizer, tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,7 @@ def run_of(settings: Settings, device: model.Device, method: memory.Method, rows
     return memory.Run(
         method=method,
         tokens=rows * settings.length,
+        attended=rows * settings.length,
         labelled=rows * settings.answer,
         rank=settings.rank,
         element=4 if device.train_dtype == "float32" else 2,
@@ -232,7 +233,7 @@ def lesson() -> list[str]:
     lines = [f"| | {numbers} | smallest card | T4: lesson | T4: plan |", "|---|" + "---:|" * 7 + "---|---|---|"]
     for size, (name, full, qlora, colab) in LESSON.items():
         shape = SHAPES[size]
-        runs = {m: memory.Run(m, 2048, 256, 16, 2, True, False) for m in ("full", "lora", "qlora")}
+        runs = {m: memory.Run(m, 2048, 2048, 256, 16, 2, True, False) for m in ("full", "lora", "qlora")}
         need = {method: memory.peak(shape, run).total / memory.GB for method, run in runs.items()}
         bare = 8 * shape.parameters / memory.GB
         cards = [card for card, gigabytes in CARDS.items() if fits(shape, runs["qlora"], gigabytes)]

@@ -1,8 +1,8 @@
 """Peak memory of a fine-tuning run, part by part, from a model's config alone; no weights and no torch needed.
 
 In: the facts of a config.json (Llama and Qwen2) and the settings of a run. Out: bytes. Each term is what
-stages/train.py does: rows of a micro batch lie in one padding-free sequence, the base is NF4 with double quantisation
-but for embeddings and LM head, LoRA sits on every linear layer of a block, and the head scores labelled tokens only.
+stages/train.py does: rows of a micro batch are packed in one sequence, the base is NF4 with double quantisation but for
+embeddings and LM head, LoRA sits on every linear layer of a block, and the head scores labelled tokens only.
 `activations` counts what autograd saves, which tests/test_memory.py compares with what it really saves;
 benchmarks/memory.json has measured peaks.
 """
@@ -21,11 +21,10 @@ NF4 = 1 / 2 + 1 / 64 + 4 / (64 * 256)  # bytes: 4 bits, an 8-bit scale for 64 we
 GB = 10**9
 FLOAT32 = 4
 ADAMW = 2 * FLOAT32  # two moments
-# A CPU's resident memory also holds code that is loaded on first use, and blocks that glibc keeps and cannot use again
-# (1.29 GB where live blocks came to 1.04 GB). Both were fitted on the first and third shape of benchmarks/memory.py.
-LIBRARIES = 50e6
-FRAGMENTED = 0.33
-TILE = (4096, 32768)  # TRL's fused head computes logits for so many tokens and words of the vocabulary at a time
+# A CPU's resident memory also holds blocks that glibc keeps and cannot use again; those of the logits are large enough
+# to be given back. Fitted on the first and third shape of benchmarks/memory.py, which take 0.53 and 0.67.
+FRAGMENTED = 0.6
+TILE = (4096, 32768)  # on a GPU, TRL's fused head computes logits for so many tokens and words at a time
 
 
 @dataclass(frozen=True)
@@ -73,12 +72,14 @@ class Shape:
 class Run:
     """One training run. `tokens`: of a whole micro batch, `labelled`: those of them that have a label.
 
+    `attended`: tokens in the grid that attention goes over row by row (packed.collate): every row as the longest.
     `element`: bytes of a number that is computed with (2 for bfloat16 and float16). `on_cpu`: resident memory counts,
     and with it the file of the weights, which stays mapped while the model lives.
     """
 
     method: Method
     tokens: int
+    attended: int
     labelled: int
     rank: int
     element: int
@@ -139,17 +140,19 @@ def read_shape(base: Path) -> Shape:
 def layer_activations(shape: Shape, run: Run) -> float:
     """What autograd saves of one block, in bytes.
 
-    The MLP saves gate, its activation, up and their product; attention saves q, k and v (k and v repeated for every
-    head) and its output, its log-sum and the mask. A norm works on a float32 copy. LoRA saves the input of each
-    projection, which q, k and v share, and its own middle. A trained float32 weight also wants a cast of its own.
+    The MLP saves gate, its activation, up and their product; attention saves q, k, v, its output and its log-sum of the
+    grid, in float32 on a CPU. A norm works on a float32 copy. LoRA saves the input of each projection, which q, k and v
+    share, and its own middle. A trained float32 weight also wants a cast of its own.
     """
     width, wide = shape.hidden, shape.heads * shape.head_dim
-    saved = run.element * (4 * shape.intermediate + 4 * wide + run.tokens) + FLOAT32 * shape.heads
+    exact = FLOAT32 if run.on_cpu else run.element
+    grid = exact * 2 * (wide + shape.kv_heads * shape.head_dim) + FLOAT32 * shape.heads
+    saved = run.element * (4 * shape.intermediate + wide)
     if run.method == "full":
         saved += run.element * 5 * width + 4 * FLOAT32 * width
     else:
         saved += run.element * (2 * width + 7 * run.rank) + 2 * FLOAT32 * width
-    return run.tokens * saved
+    return run.tokens * saved + run.attended * grid
 
 
 def activations(shape: Shape, run: Run) -> float:
@@ -162,19 +165,16 @@ def activations(shape: Shape, run: Run) -> float:
     return shape.layers * run.tokens * shape.hidden * stream + layer_activations(shape, run) + ends
 
 
-def softmax(shape: Shape, run: Run) -> float:
-    """The steps of the softmax on a CPU, each a float32 copy of the tile."""
-    return 7 * FLOAT32 * min(run.labelled, TILE[0]) * min(shape.vocab, TILE[1])
-
-
 def logits(shape: Shape, run: Run) -> float:
-    """The LM head's tile, forwards and backwards. A GPU works in place, a CPU does not."""
-    rows, words = min(run.labelled, TILE[0]), min(shape.vocab, TILE[1])
-    tile, gradient = run.element * rows * words, FLOAT32 * run.labelled * shape.hidden
-    if not run.on_cpu:
-        return tile + gradient
-    product = FLOAT32 * rows * words + 2 * FLOAT32 * words * shape.hidden  # in float32: the head's weights, and packed
-    return tile + gradient + max(softmax(shape, run), product)
+    """The LM head, forwards and backwards.
+
+    On a CPU log-probabilities, their gradient and the logits' gradient in float32, and the last as it is computed with
+    too; a GPU works on a tile of the logits, in place.
+    """
+    if run.on_cpu:
+        return (run.element + 3 * FLOAT32) * run.labelled * shape.vocab
+    tile = run.element * min(run.labelled, TILE[0]) * min(shape.vocab, TILE[1])
+    return tile + FLOAT32 * run.labelled * shape.hidden
 
 
 def workspace(shape: Shape, run: Run) -> float:
@@ -207,7 +207,7 @@ def peak(shape: Shape, run: Run) -> Peak:
         activations=saved,
         logits=head,
         workspace=max(0.0, busy - head),  # the two are never held at once
-        overhead=LIBRARIES + FRAGMENTED * (state + saved + softmax(shape, run)) if run.on_cpu else 0.0,
+        overhead=FRAGMENTED * (state + saved) if run.on_cpu else 0.0,
     )
 
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 CONFIDENCE = 0.95
 
@@ -61,32 +60,12 @@ def bootstrap_ratio(
     """95% percentile interval of sum(above) / sum(below), whole clusters drawn with replacement; 0/0 counts as 0."""
     import numpy as np
 
-    ratios = _resampled_ratios(*_sums(above, below, clusters), resamples, np.random.default_rng(seed))
-    return _interval(ratios)
-
-
-def _sums(above: Sequence[float], below: Sequence[float], clusters: Sequence[str]) -> tuple[Any, Any]:
-    """Sums of each cluster."""
-    import numpy as np
-
     names = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
     member = np.array([names[name] for name in clusters])
-    tops = np.bincount(member, weights=np.asarray(above, dtype=float), minlength=len(names))
-    bottoms = np.bincount(member, weights=np.asarray(below, dtype=float), minlength=len(names))
-    return tops, bottoms
-
-
-def _interval(resampled: Any) -> tuple[float, float]:
-    import numpy as np
-
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def _resampled_ratios(tops: Any, bottoms: Any, resamples: int, rng: Any) -> Any:
-    import numpy as np
-
-    drawn = rng.integers(0, len(tops), size=(resamples, len(tops)))
+    tops, bottoms = (np.bincount(member, weights=np.asarray(part, dtype=float)) for part in (above, below))
+    drawn = np.random.default_rng(seed).integers(0, len(names), size=(resamples, len(names)))
     top, bottom = tops[drawn].sum(axis=1), bottoms[drawn].sum(axis=1)
-    return np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
+    ratios = np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(ratios, [tail, 1 - tail])
+    return float(low), float(high)

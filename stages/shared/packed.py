@@ -1,0 +1,117 @@
+"""Rows as one sequence without padding: what they share at the start stands once, and attention goes row by row.
+
+The rows of a task begin with the same system prompt, the options of a question with the question. Such tokens see
+only each other, so they come out equal in every row, and their gradient is the sum over the rows: working them out
+once gives the same loss and gradient. So training packs a micro batch, and `retention` the options of a question.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from stages.shared.cli import InputError
+
+IGNORED = -100  # the label that the loss skips
+ATTENTION = "packed"  # the name under which transformers knows `attend`
+Row = dict[str, list[int]]
+
+
+def shared(rows: Sequence[Row]) -> int:
+    """How many tokens all rows begin with; at least one unlabelled token of each row is left out.
+
+    That token is what the row's own part begins with, so no label is predicted across the seam.
+    """
+    first = rows[0]["input_ids"]
+    bound = min(next((i for i, label in enumerate(row["labels"]) if label != IGNORED), 1) for row in rows) - 1
+    count = 0
+    while count < bound and all(row["input_ids"][count] == first[count] for row in rows):
+        count += 1
+    return count if len(rows) > 1 else 0
+
+
+def collate(rows: Sequence[Row]) -> dict[str, Any]:
+    """Tensors of T tokens, for B rows of at most L.
+
+    `input_ids`, `labels`, `position_ids` (1, T): the shared tokens, then what is each row's own. `packed_rows` (B, L):
+    where in the sequence each row's tokens stand, the shared ones included; short rows repeat their last token, which
+    no token before it sees. `packed_places` (T,): where in `packed_rows` each token of the sequence is read back.
+    """
+    import torch
+
+    start, width = shared(rows), max(len(row["input_ids"]) for row in rows)
+    sequence, labels = rows[0]["input_ids"][:start], rows[0]["labels"][:start]
+    positions, places, grid = list(range(start)), list(range(start)), []
+    for number, row in enumerate(rows):
+        length = len(row["input_ids"])
+        own = range(len(sequence), len(sequence) + length - start)
+        grid.append([*range(start), *own, *[own[-1]] * (width - length)])
+        places += range(number * width + start, number * width + length)
+        sequence += row["input_ids"][start:]
+        labels += row["labels"][start:]
+        positions += range(start, length)
+    return {
+        "input_ids": torch.tensor([sequence]),
+        "labels": torch.tensor([labels]),
+        "position_ids": torch.tensor([positions]),
+        "packed_rows": torch.tensor(grid),
+        "packed_places": torch.tensor(places),
+    }
+
+
+def attend(
+    module: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    attention_mask: None,
+    packed_rows: Any,
+    packed_places: Any,
+    **kwargs: Any,
+) -> tuple[Any, None]:
+    """Causal attention within each row; a function of transformers' AttentionInterface.
+
+    query (1, heads, T, width), key and value (1, key heads, T, width); returns (1, T, heads, width). In float32 on a
+    CPU: on rows this short torch's kernel takes half the time that it takes in bfloat16.
+    """
+    import torch
+    from torch.nn.functional import embedding
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    check(packed_rows.shape[1], kwargs)
+    on_cpu = value.device.type == "cpu"
+    dtype = torch.promote_types(value.dtype, torch.float32) if on_cpu else value.dtype
+
+    def by_row(states: Any) -> Any:
+        _, heads, tokens, width = states.shape
+        flat = states.transpose(1, 2).reshape(tokens, heads * width).to(dtype)
+        return embedding(packed_rows, flat).view(*packed_rows.shape, heads, width).transpose(1, 2)
+
+    with torch.autocast(value.device.type, enabled=False):
+        found, _ = sdpa_attention_forward(module, *map(by_row, (query, key, value)), attention_mask, **kwargs)
+    heads, width = found.shape[2:]
+    flat = embedding(packed_places, found.reshape(-1, heads * width)).to(value.dtype)
+    return flat.view(1, -1, heads, width), None
+
+
+def check(length: int, settings: dict[str, Any]) -> None:
+    """Raises InputError for a model whose attention is not plain softmax over all that comes before."""
+    window = settings.get("sliding_window")
+    found = [name for name in ("position_bias", "s_aux", "softcap") if settings.get(name) is not None]
+    if window is not None and window < length:
+        found.append(f"sliding_window = {window} for a row of {length} tokens")
+    if found:
+        raise InputError(f"the base model's attention has {', '.join(found)}, which training on packed rows ignores")
+
+
+@contextmanager
+def attention(network: Any) -> Iterator[None]:
+    """Within it a transformers model, with or without adapter, attends by rows: it takes what `collate` returns."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(ATTENTION, attend)
+    before = network.config._attn_implementation
+    network.set_attn_implementation(ATTENTION)
+    try:
+        yield
+    finally:
+        network.set_attn_implementation(before)
