@@ -116,3 +116,27 @@ def test_a_batch_that_micro_batches_do_not_divide_is_refused(base: Path) -> None
     settings = train.Params("auto", 1, 1.0, 1e-3, 0.0, 10, 4, 0.0, 4, 8, 0.0, True)
     with pytest.raises(params.ParamsError, match="micro_batch_size"):
         train.arguments(settings, model.DEVICES["cpu-fp32"], base / "scratch")
+
+
+def test_every_layer_of_a_training_attends_by_rows(base: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers' own attention would take a packed batch without a word, and let rows see each other."""
+    from datasets import Dataset
+
+    from stages.shared import model
+
+    layers: list[int] = []
+    attend = packed.attend
+
+    def noted(module: Any, *args: Any, **kwargs: Any) -> Any:
+        layers.append(module.layer_idx)
+        return attend(module, *args, **kwargs)
+
+    monkeypatch.setattr(packed, "attend", noted)
+    device = model.DEVICES["cpu-fp32"]
+    rows = Dataset.from_list([train.encode(tokenizer, PREFIX, example(number)) for number in range(4)])
+    settings = train.Params("auto", 1, 1.0, 1e-3, 0.0, 4, 4, 0.0, 4, 8, 0.0, True)
+    args = train.arguments(settings, device, base / "scratch")
+    args.eval_strategy = "no"
+    trainer = train.make_trainer(model.load_quantised(base, device), tokenizer, settings, args, rows, rows)
+    train.run(trainer)
+    assert layers == list(range(trainer.model.config.num_hidden_layers))
