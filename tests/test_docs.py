@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,3 +78,22 @@ def test_constraints_hold_every_dependency_by_exact_version() -> None:
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9A-Za-z.]*", line) for line in lines)
     pinned = {re.sub(r"[_.]", "-", line.split("==")[0].lower()) for line in lines}
     assert {name.lower().replace(".", "-") for name in wanted} <= pinned
+
+
+def read(file: str) -> Any:
+    return json.loads((ROOT / file).read_text(encoding="utf-8"))
+
+
+def test_the_measurements_on_show_are_those_of_the_files() -> None:
+    page = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    for file, row in (("train_cpu", "CPU with bfloat16 instructions"), ("train_cpu_without_bf16", "the same CPU")):
+        found = read(f"benchmarks/{file}.json")
+        speeds = [found[side]["tokens_per_cpu_second"] for side in ("trl_defaults", "lockstep")]
+        line = next(line for line in page.split("\n") if line.startswith(f"| {row}"))
+        assert line.endswith(f"| {speeds[0]:.0f} | {speeds[1]:.0f} | {found['ratio']:.1f} |"), line
+    for name, shape in read("benchmarks/memory.json")["shapes"].items():
+        sizes = " | ".join(f"{shape[f'{kind}_bytes'] / 1e9:.2f} GB" for kind in ("predicted", "measured"))
+        assert f"| {name} | {shape['parameters'] / 1e6:.0f} M | {shape['tokens']} | {sizes} | " in page, name
+    for name, found in read("metrics/timing/latency.json")["systems"].items():
+        times = "{p50_ms:.0f} ms | {p95_ms:.0f} ms [{p95_ms_low:.0f}, {p95_ms_high:.0f}] | +{prefix_ms:.0f} ms"
+        assert f"{times.format(**found)} | {found['answers_per_second']:.2f} |" in page, name
