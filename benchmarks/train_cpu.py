@@ -78,7 +78,7 @@ def measure(side: str, count: int, base: Path, file: Path, prefix: Path, wanted:
     from stages.shared import model, strict_json
 
     tokenizer = model.load_tokenizer(base)
-    turns = strict_json.parse(prefix.read_text(encoding="utf-8"))
+    turns = strict_json.read(prefix)
     examples = list(strict_json.read_jsonl(file))[:count]
     rows = [train.encode(tokenizer, turns, example) for example in examples]
     tokens = sum(len(row["input_ids"]) for row in rows)

@@ -78,11 +78,11 @@ def main(out: Path) -> None:
     for count in SIZES:
         with tempfile.TemporaryDirectory() as folder:
             rows = Path(folder) / "raw" / "rows.jsonl"
-            strict_json.write_jsonl(rows, made(count, known))
+            writing.write_jsonl(rows, made(count, known))
             found.append(measure(rows.parent, Path(folder)))
             click.echo(json.dumps(found[-1]), err=True)
     device = {"machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()}
-    strict_json.write_json(out, {"device": device, "sizes": found})
+    writing.write_json(out, {"device": device, "sizes": found})
 
 
 if __name__ == "__main__":

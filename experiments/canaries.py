@@ -24,7 +24,7 @@ import click
 
 from experiments import chain
 from stages import build, memorisation, retention, train
-from stages.shared import chat, cli, generate, model, params, stats, strict_json
+from stages.shared import chat, cli, generate, model, params, stats, strict_json, writing
 
 KINDS, TIMES, EACH = ("said", "unsaid"), (1, 2, 8), 8
 CODES, SEED = 256, 17  # codes that a canary is ranked among, itself included: at most 8 bits
@@ -174,7 +174,7 @@ def main(scratch: Path, out: Path) -> None:
         "control": chain.read(chain.ADAPTER / "made_from.json")["adapter"],
     }
     origin = chain.computed_from(trained["made_from"]) | {"adapters": adapters}
-    strict_json.write_json(out, {"design": design, **found, "computed_from": origin})
+    writing.write_json(out, {"design": design, **found, "computed_from": origin})
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 
 from stages import evaluate
 from stages import train as stage_train
-from stages.shared import cli, contract, hashes, params, strict_json
+from stages.shared import cli, contract, hashes, params, strict_json, writing
 from tools import history
 
 ROOT = Path(__file__).parent.parent
@@ -35,7 +35,7 @@ def require_run() -> None:
 
 
 def read(file: Path) -> Any:
-    return strict_json.parse(file.read_text(encoding="utf-8"))
+    return strict_json.read(file)
 
 
 def stage(name: str, folder: Path, **paths: Path) -> None:
@@ -80,8 +80,8 @@ def is_made(folder: Path) -> bool:
 def train(folder: Path, rows: Iterable[dict[str, Any]], epochs: float) -> dict[str, Any]:
     """Train on `rows` (id, turns) in `folder`; return the stage's metrics and, as `made_from`, its inputs."""
     prepare(folder, {"train.epochs": epochs})
-    strict_json.write_jsonl(folder / "train.jsonl", examples(rows))
-    strict_json.write_jsonl(folder / "valid.jsonl", list(strict_json.read_jsonl(CHAT / "valid.jsonl"))[:WATCHED])
+    writing.write_jsonl(folder / "train.jsonl", examples(rows))
+    writing.write_jsonl(folder / "valid.jsonl", list(strict_json.read_jsonl(CHAT / "valid.jsonl"))[:WATCHED])
     if not is_made(folder):
         plots = {"train_loss": folder / "train_loss.csv", "valid_loss": folder / "valid_loss.csv"}
         outs = {"metrics": folder / "metrics.json", "timing": folder / "train_timing.json", **plots}

@@ -22,7 +22,7 @@ import click
 from ruamel.yaml import YAML
 
 from stages import train
-from stages.shared import cli, params, strict_json
+from stages.shared import cli, params, strict_json, writing
 from tools import history
 
 SIZES = (50, 100, 200, 400, 800)
@@ -125,7 +125,7 @@ def write_csv(path: Path, curves: dict[str, list[dict[str, Any]]]) -> None:
     """A line for each size, with the exact match of each series and its interval beside it."""
     names = ("exact_match", "exact_match_low", "exact_match_high")
     header = [f"{series}{name.removeprefix('exact_match').replace('_', ' ')}" for series in curves for name in names]
-    with strict_json.replacing(path) as file:
+    with writing.replacing(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["rows", *header])
         for places in zip(*curves.values(), strict=True):
@@ -158,7 +158,7 @@ def main(out: Path, sizes: tuple[int, ...]) -> None:
         commits[point] = commit_of(point)
     curves = {name: [entry(point, commits[point]) for point in part] for name, part in series.items()}
     whole = metrics(history.resolve("HEAD"), "evaluate")["computed_from"]
-    strict_json.write_json(out, {"series": curves, "computed_from": whole})
+    writing.write_json(out, {"series": curves, "computed_from": whole})
     write_csv(out.with_suffix(".csv"), curves)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from stages.checklist import size
-from stages.shared import cli, strict_json
+from stages.shared import cli, strict_json, writing
 from tools import table
 
 FOLDER = Path("metrics/experiments")
@@ -108,7 +108,7 @@ def written(page: str, folder: Path = FOLDER) -> str:
         file = folder / f"{name}.json"
         if not file.is_file():
             raise cli.InputError(f"{file} is missing; run `python -m experiments.{name} --help`")
-        found = strict_json.parse(file.read_text(encoding="utf-8"))
+        found = strict_json.read(file)
         page = table.put(page, part(found), (f"<!-- {name} -->", f"<!-- /{name} -->"))
     return page
 
@@ -117,7 +117,7 @@ def written(page: str, folder: Path = FOLDER) -> str:
 @click.argument("page", type=click.Path(path_type=Path, exists=True))
 def main(page: Path) -> None:
     document = written(page.read_text(encoding="utf-8"))
-    with strict_json.replacing(page) as file:
+    with writing.replacing(page) as file:
         file.write(document)
 
 

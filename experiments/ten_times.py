@@ -20,7 +20,7 @@ import click
 from experiments import chain
 from stages import build, evaluate, train
 from stages.checklist import verdicts
-from stages.shared import cli, contract, params, strict_json
+from stages.shared import cli, contract, params, strict_json, writing
 
 Row = dict[str, Any]
 LARGE, SMALL, DOSES = 500, (50, 100), (0.5, 0.9)
@@ -115,7 +115,7 @@ def gated(folder: Path, rows: list[Row]) -> list[Row]:
     limits = params.load("validate", verdicts.Settings).limits
     chain.prepare(folder, {"validate.limits": dict.fromkeys(limits, 1.0)})
     raw = [{"id": row["id"], "conversations": row["turns"]} for row in rows]
-    strict_json.write_jsonl(folder / "raw" / "rows.jsonl", raw)
+    writing.write_jsonl(folder / "raw" / "rows.jsonl", raw)
     inputs = {"raw": folder / "raw", "test": chain.ROOT / "data" / "test", "schema": chain.SCHEMA}
     outs = {"out": folder / "validated", "docs": folder / "docs", "metrics": folder / "validate.json"}
     chain.stage("validate", folder, suites=chain.ROOT / "expectations", **inputs, **outs)
@@ -200,7 +200,7 @@ def comparisons(arms: dict[str, Arm], settings: evaluate.Params) -> Iterator[dic
 
 def write_csv(path: Path, arms: dict[str, Arm]) -> None:
     """A line for each training: its exact match."""
-    with strict_json.replacing(path) as file:
+    with writing.replacing(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["trained on", "exact match"])
         writer.writerows([name, sum(s.exact for s in part.scored) / len(part.scored)] for name, part in arms.items())
@@ -221,7 +221,7 @@ def main(scratch: Path, out: Path) -> None:
     settings, epochs = params.load("evaluate", evaluate.Params), round(params.load("train", train.Params).epochs)
     rules = contract.load(chain.SCHEMA, params.load("contract", params.Contract).discriminator)
     arms, gate = run(scratch.absolute(), read_rows(rules), rules, epochs)
-    strict_json.write_json(
+    writing.write_json(
         out,
         {
             "recipe": {"rows": LARGE, "doses": list(DOSES), "ways": [way.__name__ for way in RECIPE], "seed": SEED},

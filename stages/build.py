@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from stages.shared import chat, cli, contract, model, params, strict_json, text
+from stages.shared import chat, cli, contract, loading, params, strict_json, text, writing
 
 Example = dict[str, Any]
 SAVED = ("id", "group", "kind", "prompt", "answer")  # not the line: moving a row must not train again
@@ -164,9 +164,9 @@ def figures(examples: list[Example], tokens: list[int]) -> dict[str, Any]:
 @cli.path_option("--out", "folder to write")
 @cli.path_option("--metrics", "metrics file")
 def main(train: Path, test: Path, schema: Path, base: Path, out: Path, metrics: Path) -> None:
-    settings, chat_settings = params.load("build", Params), params.load("chat", params.Chat)
-    rules = contract.load(schema, params.load("contract", params.Contract).discriminator)
-    tokenizer = model.load_tokenizer(base)
+    settings, chat_settings = params.load("build", Params), params.load("chat", chat.Params)
+    rules = contract.load(schema, params.load("contract", contract.Params).discriminator)
+    tokenizer = loading.load_tokenizer(base)
     train_rows, valid_rows = split(list(strict_json.read_jsonl(train)), settings.valid_share)
     train_rows = subset(train_rows, settings.train_rows, rules)
     splits = {
@@ -184,11 +184,11 @@ def main(train: Path, test: Path, schema: Path, base: Path, out: Path, metrics: 
         counted[name] = figures(splits[name], [n for _, n in both if n <= limit])
     shots = few_shot(splits["train"], rules.kinds, settings.few_shot_examples)
     for name, examples in splits.items():
-        strict_json.write_jsonl(out / f"{name}.jsonl", [{k: e[k] for k in SAVED} for e in examples])
-    strict_json.write_jsonl(out / "refused.jsonl", refused)
+        writing.write_jsonl(out / f"{name}.jsonl", [{k: e[k] for k in SAVED} for e in examples])
+    writing.write_jsonl(out / "refused.jsonl", refused)
     for system, turns in prefixes(settings, chat_settings.system, rules.validator.schema, shots).items():
-        strict_json.write_json(out / "prefix" / f"{system}.json", turns)
-    strict_json.write_json(metrics, {**counted, "refused": len(refused), "few_shot_ids": [e["id"] for e in shots]})
+        writing.write_json(out / "prefix" / f"{system}.json", turns)
+    writing.write_json(metrics, {**counted, "refused": len(refused), "few_shot_ids": [e["id"] for e in shots]})
     for row in refused[:20]:
         click.echo(f"{row['source']}: {row['reason']}", err=True)
     click.echo(f"build: {', '.join(f'{len(rows)} {name}' for name, rows in splits.items())}", err=True)

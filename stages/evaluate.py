@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from stages.shared import cli, contract, hashes, params, stats, strict_json, text
+from stages.shared import cli, contract, hashes, params, stats, strict_json, text, writing
 
 SYSTEMS = ("zero_shot", "few_shot", "tuned", "constrained")
 ARTICLES = {"a", "an", "the"}
@@ -186,7 +186,7 @@ def outcome(per_system: dict[str, Score]) -> dict[str, Any]:
 
 
 def write_csv(path: Path, header: list[str], lines: Iterable[list[Any]]) -> None:
-    with strict_json.replacing(path) as file:
+    with writing.replacing(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(lines)
@@ -222,7 +222,7 @@ def main(
     by_action: Path,
 ) -> None:
     settings = params.load("evaluate", Params)
-    rules = contract.load(schema, params.load("contract", params.Contract).discriminator)
+    rules = contract.load(schema, params.load("contract", contract.Params).discriminator)
     examples = list(strict_json.read_jsonl(test))
     predicted = dict(zip(SYSTEMS, (zero_shot, few_shot, tuned, constrained), strict=True))
     if not constrained.stat().st_size:
@@ -231,8 +231,8 @@ def main(
     held_out = scores(list(strict_json.read_jsonl(valid)), tuned_valid, rules)
     result = {name: figures(part, settings) for name, part in scored.items()}
     libraries = [*LIBRARIES, *(["llguidance"] if "constrained" in scored else [])]
-    origin = strict_json.parse(made_from.read_text(encoding="utf-8"))
-    strict_json.write_json(
+    origin = strict_json.read(made_from)
+    writing.write_json(
         metrics,
         {
             **result,
@@ -249,7 +249,7 @@ def main(
         },
     )
     rows = [dict(zip(scored, per_row, strict=True)) for per_row in zip(*scored.values(), strict=True)]
-    strict_json.write_jsonl(outcomes, map(outcome, rows))
+    writing.write_jsonl(outcomes, map(outcome, rows))
     write_csv(confusion, ["expected", "given"], ([s.wanted_kind, s.said_kind or "(none)"] for s in scored["tuned"]))
     best = result["tuned"]
     columns = ["exact_match", "exact_match_low", "exact_match_high", "n"]

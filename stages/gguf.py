@@ -233,8 +233,8 @@ def modelfile(template: str, system: str, stops: list[str], max_new_tokens: int)
 def convert(merged: Path, scale: str, out: Path) -> None:
     """Write model.gguf and Modelfile for the exported model."""
     tokenizer = model.load_tokenizer(merged)
-    origin = strict_json.parse((merged / "made_from.json").read_text(encoding="utf-8"))
-    greedy = strict_json.parse((merged / "generation_config.json").read_text(encoding="utf-8"))
+    origin = strict_json.read(merged / "made_from.json")
+    greedy = strict_json.read(merged / "generation_config.json")
     stops, (system,) = greedy["eos_token_id"], (turn["content"] for turn in origin["prefix"])
     words = tokenizer.convert_ids_to_tokens(stops)
     recipe = modelfile(ollama_template(tokenizer, system), system, words, greedy["max_new_tokens"])

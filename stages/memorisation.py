@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from stages.shared import chat, cli, hashes, model, params, predictions, stats, strict_json
+from stages.shared import chat, cli, hashes, model, params, predictions, stats, strict_json, writing
 
 LIBRARIES = ("bitsandbytes", "numpy", "peft", "scipy", "torch", "transformers")
 WAYS = ("answer_alone", "with_request")
@@ -116,7 +116,7 @@ def verdict(way: dict[str, Any], settings: Params) -> str:
 
 
 def origin(train: Path, test: Path, prefix: Path, adapter: Path) -> dict[str, Any]:
-    made_from = strict_json.parse((adapter / "made_from.json").read_text(encoding="utf-8"))
+    made_from = strict_json.read(adapter / "made_from.json")
     return {
         "train": hashes.of_file(train),
         "test": hashes.of_file(test),
@@ -147,10 +147,10 @@ def main(train: Path, test: Path, prefix: Path, base: Path, adapter: Path, metri
     key, device = model.device(generation.device)
     tokenizer = model.load_tokenizer(base)
     network = model.load_for_generation(base, adapter, device)
-    turns = strict_json.parse(prefix.read_text(encoding="utf-8"))
+    turns = strict_json.read(prefix)
     ways = {way: figures(drawn, recited(network, tokenizer, turns, drawn, way, generation)) for way in WAYS}
     found = verdict(ways["answer_alone"], settings)
-    strict_json.write_json(
+    writing.write_json(
         metrics,
         {
             "verdict": found,

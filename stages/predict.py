@@ -1,42 +1,115 @@
-"""Generate answers with one system: the base model (stage `baseline`) or the base with its adapter (stage `predict`).
+"""Generate answers with one system: the base model after a prompt prefix, or the tuned model, freely or by a grammar.
 
-In: chat rows, a prompt prefix, the base model, optionally an adapter. Out: for each --rows file a --out file with
+In: chat rows and a model's folder; for the base model the turns before each prompt, which the tuned one brings in its
+chat template; with --schema the answers are held to the contract while they are written, unless `constrained.enabled`
+is false: then no answer is written, and `evaluate` leaves the system out. Out: for each --rows file an --out file with
 `id`, `answer`, `prompt_tokens`, `answer_tokens`, `truncated`; a timing file. Nothing is scored here.
 """
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
-from stages.shared import cli, model, params, predictions
+from stages.shared import chat, cli, generate, grammar, loading, params, strict_json, timing, writing
+
+
+@dataclass(frozen=True)
+class Constrained:
+    """The section `constrained` of params.yaml."""
+
+    enabled: bool
+
+
+def check_answers_fit(source: Path, examples: list[dict[str, Any]], tokenizer: Any, most: int) -> None:
+    """An expected answer that could not be written in full would count as a failure of every system."""
+    for example in examples:
+        needed = len(chat.answer_ids(tokenizer, example["answer"]))
+        if needed > most:
+            raise cli.InputError(
+                f"{source}: {example['id']}: the expected answer has {needed} tokens, more than "
+                f"predict.max_new_tokens = {most}; raise it in params.yaml"
+            )
+
+
+def load_grammar(schema: Path, tokenizer: Any, rows: list[dict[str, Any]]) -> grammar.Grammar:
+    """The grammar of the contract; says on stderr where it and the task differ."""
+    rules = grammar.load(schema, tokenizer)
+    for part in rules.left_out:
+        click.echo(f"predict: {schema}: the answers are not held to all of it: {part}", err=True)
+    barred = [row["id"] for row in rows if not rules.spells(chat.answer_ids(tokenizer, row["answer"]))]
+    if barred:
+        click.echo(
+            f"predict: {len(barred)} of {len(rows)} expected answers can't be written under the grammar, {barred[0]} "
+            f"the first; do their keys stand in the order of {schema}?",
+            err=True,
+        )
+    return rules
+
+
+def output(row: dict[str, Any], answer: generate.Answer) -> dict[str, Any]:
+    return {
+        "id": row["id"],
+        "answer": answer.text,
+        "prompt_tokens": answer.prompt_tokens,
+        "answer_tokens": answer.answer_tokens,
+        "truncated": answer.truncated,
+    }
+
+
+def speed(found: list[generate.Answer], seconds: float, device: str) -> dict[str, Any]:
+    """What the timing file holds."""
+    return {
+        "answers": len(found),
+        "answer_tokens": sum(answer.answer_tokens for answer in found),
+        "seconds": round(seconds, 2),
+        "answers_per_second": round(len(found) / seconds, 3),
+        "device": device,
+    }
 
 
 @click.command(help=__doc__)
-@cli.path_option("--base", "base model")
-@cli.path_option("--adapter", "LoRA adapter; without it the base model answers", required=False)
-@cli.path_option("--prefix", "turns before each prompt")
+@click.option("--model", "folder", required=True, type=click.Path(path_type=Path), help="folder of the model")
+@cli.path_option("--prefix", "turns before each prompt, unless the chat template brings them", required=False)
+@cli.path_option("--schema", "JSON Schema that answers are held to while they are written", required=False)
 @cli.path_option("--rows", "chat rows; may be repeated", multiple=True)
 @cli.path_option("--out", "predictions, one file for each --rows", multiple=True)
-@cli.path_option("--timing", "timing file")
+@cli.path_option("--timings", "timing file")
 def main(
-    base: Path, adapter: Path | None, prefix: Path, rows: tuple[Path, ...], out: tuple[Path, ...], timing: Path
+    folder: Path,
+    prefix: Path | None,
+    schema: Path | None,
+    rows: tuple[Path, ...],
+    out: tuple[Path, ...],
+    timings: Path,
 ) -> None:
-    settings = params.load("predict", params.Predict)
+    cli.end_with_caller()
+    settings = params.load("predict", generate.Params)
     if len(rows) != len(out):
         raise click.UsageError("give one --out for each --rows")
-    key, device = model.device(settings.device)
-    tokenizer = model.load_tokenizer(base)
-    network = model.load_for_generation(base, adapter, device)
-    started = time.monotonic()
-    found = [
-        answer
-        for source, target in zip(rows, out, strict=True)
-        for answer in predictions.predict(network, tokenizer, prefix, source, target, settings)
-    ]
+    if schema and not params.load("constrained", Constrained).enabled:
+        for target in out:
+            writing.write_jsonl(target, [])
+        return click.echo("predict: constrained.enabled is false, so nothing is answered", err=True)
+    key, device = loading.device(params.load("compute", loading.Params).device)
+    tokenizer = loading.load_tokenizer(folder)
+    examples = {source: list(strict_json.read_jsonl(source)) for source in rows}
+    for source, part in examples.items():
+        check_answers_fit(source, part, tokenizer, settings.max_new_tokens)
+    mask = load_grammar(schema, tokenizer, [row for part in examples.values() for row in part]).mask if schema else None
+    turns = strict_json.read(prefix) if prefix else []
+    model = loading.load_model(folder, device.generate_dtype, device.name)
+    started, found = time.monotonic(), []
+    for part, target in zip(examples.values(), out, strict=True):
+        prompts = [chat.prompt_ids(tokenizer, chat.with_prefix(turns, row["prompt"])) for row in part]
+        answers = generate.answers(model, tokenizer, settings, prompts, mask)
+        writing.write_jsonl(target, [output(row, answer) for row, answer in zip(part, answers, strict=True)])
+        found += answers
     seconds = time.monotonic() - started
-    predictions.write_timing(timing, found, seconds, key)
-    click.echo(f"predict: {len(found)} answers in {seconds:.0f} s on {key}", err=True)
+    timing.record(timings, out[0], speed(found, seconds, key))
+    return click.echo(f"predict: {len(found)} answers in {seconds:.0f} s on {key}", err=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Annotated, Any, TypeVar
 import click
 from annotated_types import Ge, MinLen
 
-from stages.shared import chat, cli, hashes, model, packed, params, stats, strict_json
+from stages.shared import chat, cli, hashes, model, packed, params, stats, strict_json, writing
 
 LIBRARIES = ("bitsandbytes", "numpy", "peft", "scipy", "torch", "transformers")
 CONTEXT = 8  # tokens of a paragraph that are given and not scored: what begins a text for a chat model is a turn
@@ -245,7 +245,7 @@ def choices(items: Sequence[Item], found: dict[str, Result]) -> Iterator[dict[st
 
 
 def origin(items: Path, text: Path, base: Path, adapter: Path) -> dict[str, Any]:
-    made_from = strict_json.parse((adapter / "made_from.json").read_text(encoding="utf-8"))
+    made_from = strict_json.read(adapter / "made_from.json")
     return {
         "items": hashes.of_file(items),
         "text": hashes.of_file(text),
@@ -275,7 +275,7 @@ def main(items: Path, text: Path, base: Path, adapter: Path, metrics: Path, outc
     tokens, size = [len(ids) for ids in scored], sum(len(tokenizer.decode(ids).encode()) for ids in scored)
     over_base = change(asked, found["base"], found["tuned"], tokens, settings)
     beyond = lost(over_base, settings)
-    strict_json.write_json(
+    writing.write_json(
         metrics,
         {
             "verdict": "lost" if beyond else "held",
@@ -288,7 +288,7 @@ def main(items: Path, text: Path, base: Path, adapter: Path, metrics: Path, outc
             "computed_from": origin(items, text, base, adapter),
         },
     )
-    strict_json.write_jsonl(outcomes, choices(asked, found))
+    writing.write_jsonl(outcomes, choices(asked, found))
     for words in beyond:
         click.echo(f"retention: lost: {words}, beyond what params.yaml tolerates", err=True)
     click.echo(f"retention: {'lost' if beyond else 'held'} on {len(asked)} questions on {key}", err=True)

@@ -10,22 +10,21 @@ import shutil
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import click
 
-from stages.shared import chat, cli, hashes, memory, model, packed, params, strict_json
-from stages.shared.packed import IGNORED
+from stages.shared import chat, cli, hashes, loading, params, prefix_sharing, quantised, strict_json, timing
+from stages.shared.prefix_sharing import IGNORED
 
 LIBRARIES = ("accelerate", "bitsandbytes", "datasets", "peft", "torch", "transformers", "trl")
 
 
 @dataclass(frozen=True)
 class Params:
-    device: str
     seed: int
     epochs: params.Positive
     learning_rate: params.Positive
@@ -36,7 +35,6 @@ class Params:
     lora_rank: params.Count
     lora_alpha: params.Count
     lora_dropout: params.Share
-    check_memory: bool
 
 
 def encode(tokenizer: Any, prefix: list[chat.Turn], example: dict[str, Any]) -> dict[str, list[int]]:
@@ -78,7 +76,7 @@ def dataset(tokenizer: Any, prefix: list[chat.Turn], file: Path, max_length: int
     return Dataset.from_list(encoded)
 
 
-def arguments(settings: Params, device: model.Device, scratch: Path) -> Any:
+def arguments(settings: Params, device: loading.Device, scratch: Path) -> Any:
     """TRL's settings. Rows come in random order; those of a micro batch are packed, so none is padded."""
     from trl import SFTConfig
 
@@ -112,7 +110,7 @@ def arguments(settings: Params, device: model.Device, scratch: Path) -> Any:
     )
 
 
-def make_trainer(network: Any, tokenizer: Any, settings: Params, args: Any, train: Any, valid: Any) -> Any:
+def make_trainer(model: Any, tokenizer: Any, settings: Params, args: Any, train: Any, valid: Any) -> Any:
     """TRL's trainer with float32 adapters and, on CPU, an LM head that scores the labelled tokens only."""
     import torch
     from peft import LoraConfig
@@ -143,9 +141,9 @@ def make_trainer(network: Any, tokenizer: Any, settings: Params, args: Any, trai
         task_type="CAUSAL_LM",
     )
     trainer = Trainer(
-        model=network,
+        model=model,
         args=args,
-        data_collator=packed.collate,
+        data_collator=prefix_sharing.collate,
         train_dataset=train,
         eval_dataset=valid,
         processing_class=tokenizer,
@@ -163,57 +161,6 @@ def make_trainer(network: Any, tokenizer: Any, settings: Params, args: Any, trai
     return trainer
 
 
-def planned(settings: Params, device: model.Device, rows: Any) -> memory.Run:
-    """The largest micro batch that random order can draw: the longest rows together."""
-    longest = sorted(rows, key=lambda row: len(row["input_ids"]), reverse=True)[: settings.micro_batch_size]
-    batch = packed.collate(longest)
-    return memory.Run(
-        method="qlora",
-        tokens=batch["input_ids"].numel(),
-        attended=batch["packed_rows"].numel(),
-        labelled=int((batch["labels"] != IGNORED).sum()),
-        rank=settings.lora_rank,
-        element=4 if device.train_dtype == "float32" else 2,
-        checkpointing=device.checkpointing,
-        on_cpu=device.name == "cpu",
-    )
-
-
-def smaller(settings: Params) -> list[Params]:
-    """The same run with less memory, the least change first: the result of the first ones stays the same."""
-    micro = [n for n in range(settings.micro_batch_size - 1, 0, -1) if settings.batch_size % n == 0]
-    lean = replace(settings, micro_batch_size=1)
-    ranks = [n for n in (8, 4) if n < settings.lora_rank]
-    return [*(replace(settings, micro_batch_size=n) for n in micro), *(replace(lean, lora_rank=n) for n in ranks)]
-
-
-def refuse_what_cannot_fit(base: Path, settings: Params, device: model.Device, rows: Any) -> None:
-    """Raises InputError when the plan needs more memory than is free, naming a knob that makes it fit."""
-    if not settings.check_memory:
-        return
-    try:
-        shape = memory.read_shape(base)
-    except cli.InputError as unknown:
-        click.echo(f"train: memory is not checked: {unknown.message}", err=True)
-        return
-    free = memory.available(device.name)
-
-    def need(changed: Params) -> float:
-        return memory.MARGIN * memory.peak(shape, planned(changed, device, rows)).total
-
-    if need(settings) <= free:
-        return
-    fits = next((changed for changed in smaller(settings) if need(changed) <= free), None)
-    knobs = "no knob of params.yaml makes it fit: choose a smaller model (python -m tools.plan) or more memory"
-    if fits:
-        before, after = asdict(settings), asdict(fits)
-        knobs = "it fits with " + ", ".join(f"train.{k}={v}" for k, v in after.items() if before[k] != v)
-    raise cli.InputError(
-        f"training needs about {need(settings) / memory.GB:.1f} GB and {free / memory.GB:.1f} GB are free; {knobs}; "
-        "to try all the same, set train.check_memory to false"
-    )
-
-
 def bound_caches() -> None:
     """Before torch is imported: keep few of oneDNN's compiled matrix products.
 
@@ -224,14 +171,14 @@ def bound_caches() -> None:
     os.environ.setdefault("LRU_CACHE_CAPACITY", "1")
 
 
-def labelled_loss(network: Any, inputs: dict[str, Any], items: Any) -> Any:
+def labelled_loss(model: Any, inputs: dict[str, Any], items: Any) -> Any:
     """Summed cross-entropy of the labelled tokens over `items`, their number in the whole batch (None: in this one)."""
     import torch
 
     labels = inputs["labels"][0, 1:]
     places = (labels != IGNORED).nonzero()[:, 0]
     rest = {name: value for name, value in inputs.items() if name != "labels"}
-    logits = network(**rest, use_cache=False, logits_to_keep=places).logits.squeeze(0)
+    logits = model(**rest, use_cache=False, logits_to_keep=places).logits.squeeze(0)
     total = torch.nn.functional.cross_entropy(logits.float(), labels[places], reduction="sum")
     return total / (len(places) if items is None else items)
 
@@ -243,7 +190,7 @@ def run(trainer: Any) -> tuple[float, float]:
     wall, cpu = time.monotonic(), time.process_time()
     # On CPU, PEFT does not see that autocast is on, and copies every input to float32 for autocast to copy it back.
     as_is = disable_input_dtype_casting(trainer.model, active=trainer.args.bf16 or trainer.args.fp16)
-    with as_is, packed.attention(trainer.model):
+    with as_is, prefix_sharing.attention(trainer.model):
         trainer.train()
     if trainer.state.global_step < trainer.state.max_steps:
         raise cli.InputError(f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}")
@@ -258,13 +205,22 @@ def curve(history: list[dict[str, float]], name: str) -> list[dict[str, float]]:
     ]
 
 
-def write_curve(file: Path, entries: list[dict[str, float]]) -> None:
-    """Write a loss curve as CSV, for `dvc plots`."""
-    with strict_json.replacing(file) as handle:
-        handle.write("step,epoch,loss\n" + "".join(f"{e['step']},{e['epoch']},{e['loss']}\n" for e in entries))
+def write(file: Path, text: str) -> None:
+    """Written here and not by stages/shared/writing.py: how a JSON file is indented must not train again."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8", newline="\n")
 
 
-def speed(tokens: float, wall: float, cpu: float, device: model.Device) -> dict[str, Any]:
+def as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def as_csv(entries: list[dict[str, float]]) -> str:
+    """A loss curve, for `dvc plots`."""
+    return "step,epoch,loss\n" + "".join(f"{e['step']},{e['epoch']},{e['loss']}\n" for e in entries)
+
+
+def speed(tokens: float, wall: float, cpu: float, device: loading.Device) -> dict[str, Any]:
     """What the timing file holds. `tokens`: all that were trained on, padding not counted."""
     import torch
 
@@ -279,21 +235,17 @@ def speed(tokens: float, wall: float, cpu: float, device: model.Device) -> dict[
 
 def publish(trainer: Any, out: Path, origin: dict[str, Any]) -> None:
     """Write adapter_model.safetensors, adapter_config.json and made_from.json; no pickle, the same bytes every time."""
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    trainer.model.save_pretrained(part, safe_serialization=True)
-    (part / "README.md").unlink(missing_ok=True)  # an empty model card
-    config_file = part / "adapter_config.json"
-    config = json.loads(config_file.read_text(encoding="utf-8"))
-    config["target_modules"] = sorted(config["target_modules"])  # a set: its order changes from run to run
-    strict_json.write_json(config_file, config)
-    adapter = hashes.of_file(part / "adapter_model.safetensors")
-    strict_json.write_json(part / "made_from.json", {**origin, "adapter": adapter})
     shutil.rmtree(out, ignore_errors=True)
-    part.rename(out)
+    trainer.model.save_pretrained(out, safe_serialization=True)
+    (out / "README.md").unlink(missing_ok=True)  # an empty model card
+    config = strict_json.read(out / "adapter_config.json")
+    config["target_modules"] = sorted(config["target_modules"])  # a set: its order changes from run to run
+    write(out / "adapter_config.json", as_json(config))
+    adapter = hashes.of_file(out / "adapter_model.safetensors")
+    write(out / "made_from.json", as_json({**origin, "adapter": adapter}))
 
 
-def peak_memory(device: model.Device) -> int:
+def peak_memory(device: loading.Device) -> int:
     """Peak bytes: allocated on the GPU, or resident on the CPU."""
     import torch
 
@@ -314,7 +266,7 @@ def peak_memory(device: model.Device) -> int:
 @cli.path_option("--metrics", "metrics file")
 @cli.path_option("--train-loss", "plot: loss per step")
 @cli.path_option("--valid-loss", "plot: loss per epoch on the held-out rows")
-@cli.path_option("--timing", "timing file")
+@cli.path_option("--timings", "timing file")
 def main(
     train: Path,
     valid: Path,
@@ -324,23 +276,23 @@ def main(
     metrics: Path,
     train_loss: Path,
     valid_loss: Path,
-    timing: Path,
+    timings: Path,
 ) -> None:
-    settings, max_length = params.load("train", Params), params.load("chat", params.Chat).max_length
+    cli.end_with_caller()
+    settings, max_length = params.load("train", Params), params.load("chat", chat.Params).max_length
     bound_caches()
-    key, device = model.device(settings.device)
+    key, device = loading.device(params.load("compute", loading.Params).device)
     import torch
     from transformers import set_seed
 
     set_seed(settings.seed)
-    tokenizer = model.load_tokenizer(base)
-    turns = strict_json.parse(prefix.read_text(encoding="utf-8"))
+    tokenizer = loading.load_tokenizer(base)
+    turns = strict_json.read(prefix)
     train_set = dataset(tokenizer, turns, train, max_length)
     valid_set = dataset(tokenizer, turns, valid, max_length)
-    refuse_what_cannot_fit(base, settings, device, train_set)
     with tempfile.TemporaryDirectory() as scratch:
         args = arguments(settings, device, Path(scratch))
-        trainer = make_trainer(model.load_quantised(base, device), tokenizer, settings, args, train_set, valid_set)
+        trainer = make_trainer(quantised.load(base, device), tokenizer, settings, args, train_set, valid_set)
         wall, cpu = run(trainer)
     tokens = sum(map(len, train_set["input_ids"]))
     origin = {
@@ -355,22 +307,20 @@ def main(
     }
     publish(trainer, out, origin)
     trained, held_out = curve(trainer.state.log_history, "loss"), curve(trainer.state.log_history, "eval_loss")
-    write_curve(train_loss, trained)
-    write_curve(valid_loss, held_out)
-    strict_json.write_json(
-        metrics,
-        {
-            "rows": len(train_set),
-            "tokens_per_epoch": tokens,
-            "steps": trainer.state.global_step,
-            "train_loss": trained[-1]["loss"],
-            "valid_rows": len(valid_set),
-            "valid_loss": held_out[-1]["loss"],
-            "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
-            "device": {"key": key, **asdict(device), "attention": packed.ATTENTION},
-        },
-    )
-    strict_json.write_json(timing, speed(tokens * settings.epochs, wall, cpu, device))
+    write(train_loss, as_csv(trained))
+    write(valid_loss, as_csv(held_out))
+    result = {
+        "rows": len(train_set),
+        "tokens_per_epoch": tokens,
+        "steps": trainer.state.global_step,
+        "train_loss": trained[-1]["loss"],
+        "valid_rows": len(valid_set),
+        "valid_loss": held_out[-1]["loss"],
+        "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        "device": key,
+    }
+    write(metrics, as_json(result))
+    timing.record(timings, out / "adapter_model.safetensors", speed(tokens * settings.epochs, wall, cpu, device))
     click.echo(f"train: {len(train_set)} rows, {trainer.state.global_step} steps in {wall:.0f} s on {key}", err=True)
 
 

@@ -21,7 +21,7 @@ from stages.checklist import clean, consistent, correct, representative, safe, s
 from stages.checklist.listed import Listed, listed
 from stages.checklist.row import Checked, flag, sound
 from stages.checklist.verdicts import Settings, Tables, Verdict
-from stages.shared import cli, contract, params, rows, strict_json
+from stages.shared import cli, contract, params, rows, writing
 
 KNOWN = (".jsonl", ".dvc")  # the latter points at a large file that DVC holds
 SHOWN = 20  # refused rows named on the terminal; all of them are in the file
@@ -115,7 +115,7 @@ def write_rows(out: Path, tables: Tables) -> list[dict[str, Any]]:
     """Write what is kept, by split, and what is refused or flagged, with its reasons; return what is refused."""
     for split, table in tables.items():
         kept = [{"id": c.row.id, "source": c.where, "turns": list(c.row.turns)} for c in table if not c.reasons]
-        strict_json.write_jsonl(out / f"{split}.jsonl", kept)
+        writing.write_jsonl(out / f"{split}.jsonl", kept)
     for name in ("flags", "reasons"):
         failed = [
             {"split": split, "file": c.row.file, "line": c.row.line, "checks": getattr(c, name), "row": c.row.raw}
@@ -123,7 +123,7 @@ def write_rows(out: Path, tables: Tables) -> list[dict[str, Any]]:
             for c in table
             if getattr(c, name)
         ]
-        strict_json.write_jsonl(out / FILES[name], failed)
+        writing.write_jsonl(out / FILES[name], failed)
     return failed
 
 
@@ -148,14 +148,14 @@ def report(refused: list[dict[str, Any]], found: list[Verdict], tables: Tables) 
 @cli.path_option("--metrics", "metrics file")
 def main(raw: Path, test: Path, schema: Path, suites: Path, out: Path, docs: Path, metrics: Path) -> None:
     settings = params.load("validate", Settings)
-    rules = contract.load(schema, params.load("contract", params.Contract).discriminator)
+    rules = contract.load(schema, params.load("contract", contract.Params).discriminator)
     tables = {split: read_table(folder, rules) for split, folder in (("train", raw), ("test", test))}
     values = listed(rules)
     check(tables, values, settings)
     found = verdicts.judge(tables, values, settings, suites, docs)
     refused = write_rows(out, tables)
     figures = {split: summary(table) for split, table in tables.items()}
-    strict_json.write_json(metrics, figures | {"checklist": verdicts.checklist(found)})
+    writing.write_json(metrics, figures | {"checklist": verdicts.checklist(found)})
     for line in report(refused, found, tables):
         click.echo(line, err=True)
     severities = {"critical"} if settings.stop_at == "critical" else {"critical", "warning"}

@@ -16,7 +16,7 @@ from stages.shared.cli import InputError
 RULES = contract.load(SCHEMA)
 COMPLETE = '{"action":"complete","title":"Buy milk"}'
 # A contract that bounds the length of every answer, kept short so that random words come to an end soon.
-SHORT = strict_json.parse(SCHEMA.read_text(encoding="utf-8"))
+SHORT = strict_json.read(SCHEMA)
 SHORT["$defs"]["title"]["maxLength"] = 8
 
 
@@ -182,7 +182,7 @@ def test_the_stage_answers_every_row(here: Path, base: Path, monkeypatch: pytest
     rows = list(strict_json.read_jsonl(here / "constrained.jsonl"))
     assert [row["id"] for row in rows] == ["t0", "t1"]
     assert all(row["answer"].startswith('{"action":"') for row in rows)
-    assert strict_json.parse((here / "timing.json").read_text(encoding="utf-8"))["answers"] == 2
+    assert strict_json.read(here / "timing.json")["answers"] == 2
 
 
 def test_switched_off_it_answers_nothing(here: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +190,7 @@ def test_switched_off_it_answers_nothing(here: Path, base: Path, monkeypatch: py
     result = run(here, base, monkeypatch)
     assert (result.exit_code, result.output) == (0, "constrained: off\n")
     assert (here / "constrained.jsonl").read_bytes() == b""
-    assert strict_json.parse((here / "timing.json").read_text(encoding="utf-8"))["answers"] == 0
+    assert strict_json.read(here / "timing.json")["answers"] == 0
 
 
 def test_expected_answers_that_can_not_be_written_are_counted(

@@ -10,7 +10,7 @@ import pytest
 
 from stages.checklist import page, suites, verdicts
 from stages.checklist.row import Checked
-from stages.shared import strict_json
+from stages.shared import writing
 from stages.shared.rows import Row
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -33,7 +33,7 @@ def docs(tmp_path: Path) -> Path:
     """Docs of two rows, of which the second fails its only check."""
     docs = tmp_path / "docs"
     null = {"type": "expect_column_values_to_be_null", "kwargs": {"column": "labels"}, "meta": {"group": "consistent"}}
-    strict_json.write_json(tmp_path / "train.json", {"name": "train", "expectations": [null]})
+    writing.write_json(tmp_path / "train.json", {"name": "train", "expectations": [null]})
     frame = pd.DataFrame(
         {"file": ["raw/a.jsonl"] * 2, "line": [6, 7], "labels": [None, "title: no capital"]}, dtype=object
     )
@@ -59,7 +59,7 @@ def test_text_of_a_row_stays_text_on_the_pages_of_great_expectations(tmp_path: P
     row = Row("raw/a.jsonl", 7, HOSTILE, (), "", "")
     reasons = {check: f"{check}: {HOSTILE}" for check in verdicts.CHECKS["train"]}
     null = {"type": "expect_column_values_to_be_null", "kwargs": {"column": "labels"}, "meta": {"group": "g"}}
-    strict_json.write_json(tmp_path / "train.json", {"name": "train", "expectations": [null]})
+    writing.write_json(tmp_path / "train.json", {"name": "train", "expectations": [null]})
     frame = verdicts.row_frame([Checked(row, reasons)], "train")
     made = suites.context(tmp_path / "docs")
     suites.run(made, tmp_path / "train.json", frame, ["file", "id"], {})

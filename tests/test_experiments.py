@@ -13,7 +13,7 @@ from conftest import ROOT, SCHEMA
 
 from experiments import canaries, chain, learning_curve, page, ten_times
 from stages import build, train
-from stages.shared import contract, hashes, model, params, strict_json
+from stages.shared import contract, hashes, model, params, strict_json, writing
 from tools import history
 
 RULES = contract.load(SCHEMA)
@@ -59,7 +59,7 @@ def experiment(repository: Path, name: str, epochs: int, rate: float) -> str:
     """A commit with the dvc.lock of an experiment, and the ref that DVC would give it."""
     stages: dict[str, Any] = {stage: {"deps": [{"path": "data/raw", "md5": "a"}]} for stage in learning_curve.MAKING}
     stages["train"]["params"] = {"params.yaml": {"train": {"epochs": epochs, "learning_rate": rate}}}
-    strict_json.write_json(repository / "dvc.lock", {"stages": stages})
+    writing.write_json(repository / "dvc.lock", {"stages": stages})
     toy.commit(repository, name)
     made = toy.run(repository, "git", "rev-parse", "HEAD").strip()
     toy.run(repository, "git", "update-ref", f"refs/exps/ab/cdef/{name}", made)
@@ -168,7 +168,7 @@ def test_a_model_that_saw_no_canary_knows_none(
     quantised = model.load_quantised(base, model.DEVICES["cpu-fp32"])
     lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
     get_peft_model(quantised, lora).save_pretrained(tmp_path / "adapter")
-    strict_json.write_json(tmp_path / "prefix.json", [{"role": "system", "content": "Answer in JSON."}])
+    writing.write_json(tmp_path / "prefix.json", [{"role": "system", "content": "Answer in JSON."}])
     monkeypatch.setattr(chain, "BASE", base)
     monkeypatch.setattr(chain, "PREFIX", tmp_path / "prefix.json")
     monkeypatch.setattr(canaries, "CODES", 16)
@@ -184,11 +184,11 @@ def test_a_model_that_saw_no_canary_knows_none(
 def test_what_is_made_of_other_rows_params_or_base_is_made_again(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hashes, "of_folder", lambda base: "base")
     chain.prepare(here / "run", {"train.epochs": 2})
-    strict_json.write_jsonl(here / "run" / "train.jsonl", [])
+    writing.write_jsonl(here / "run" / "train.jsonl", [])
     settings = asdict(params.load("train", train.Params, here / "run" / "params.yaml"))
     made_from = {"train": hashes.of_file(here / "run" / "train.jsonl"), "params": settings, "base": "base"}
-    strict_json.write_json(here / "run" / "metrics.json", {})
-    strict_json.write_json(here / "run" / "adapter" / "made_from.json", made_from)
+    writing.write_json(here / "run" / "metrics.json", {})
+    writing.write_json(here / "run" / "adapter" / "made_from.json", made_from)
     assert chain.is_made(here / "run")
     chain.prepare(here / "run", {"train.epochs": 3})
     assert not chain.is_made(here / "run")

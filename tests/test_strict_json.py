@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.shared import strict_json
+from stages.shared import strict_json, writing
 
 
 @pytest.mark.parametrize(
@@ -54,16 +54,16 @@ def test_equality_is_json_equality(left: object, right: object, equal: bool) -> 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     file = tmp_path / "metrics.json"
-    strict_json.write_json(file, {"b": 1, "a": 2})
+    writing.write_json(file, {"b": 1, "a": 2})
     with pytest.raises(ValueError, match="JSON compliant"):
-        strict_json.write_json(file, {"a": float("nan")})
+        writing.write_json(file, {"a": float("nan")})
     assert file.read_text(encoding="utf-8") == '{\n  "a": 2,\n  "b": 1\n}\n'
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
 
 
 def test_lines_end_at_newlines_only(tmp_path: Path) -> None:
     rows = [{"text": "one\u2028two\u0085three"}, {"text": "four"}]
-    strict_json.write_jsonl(tmp_path / "rows.jsonl", rows)
+    writing.write_jsonl(tmp_path / "rows.jsonl", rows)
     assert list(strict_json.read_jsonl(tmp_path / "rows.jsonl")) == rows
 
 

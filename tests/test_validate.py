@@ -13,7 +13,7 @@ from conftest import ROOT, SCHEMA, write_rows
 
 from stages import validate
 from stages.checklist import suites
-from stages.shared import strict_json
+from stages.shared import strict_json, writing
 
 
 def answer(**change: Any) -> str:
@@ -179,21 +179,21 @@ VACUOUS = {
 
 @pytest.mark.parametrize("expectations", VACUOUS.values(), ids=VACUOUS)
 def test_a_suite_that_judges_nothing_is_an_error(here: Path, expectations: list[Any]) -> None:
-    strict_json.write_json(here / "suite.json", {"name": "suite", "expectations": expectations})
+    writing.write_json(here / "suite.json", {"name": "suite", "expectations": expectations})
     frame = pd.DataFrame({"leak": [None, None]}, dtype=object)
     with pytest.raises(click.ClickException, match=r"suite\.json"):
         suites.run(suites.context(here / "docs"), here / "suite.json", frame, ["leak"], {})
 
 
 def test_no_row_judged_is_an_error(here: Path) -> None:
-    strict_json.write_json(here / "suite.json", {"name": "suite", "expectations": [NULL]})
+    writing.write_json(here / "suite.json", {"name": "suite", "expectations": [NULL]})
     frame = pd.DataFrame({"leak": []}, dtype=object)
     with pytest.raises(click.ClickException, match="nothing to judge"):
         suites.run(suites.context(here / "docs"), here / "suite.json", frame, ["leak"], {})
 
 
 def test_a_blank_reason_is_a_reason(here: Path) -> None:
-    strict_json.write_json(here / "suite.json", {"name": "suite", "expectations": [NULL]})
+    writing.write_json(here / "suite.json", {"name": "suite", "expectations": [NULL]})
     frame = pd.DataFrame({"leak": ["", None]}, dtype=object)
     (outcome,) = suites.run(suites.context(here / "docs"), here / "suite.json", frame, ["leak"], {})
     assert (outcome.success, outcome.found, outcome.judged) == (False, 1, 2)
@@ -227,9 +227,9 @@ def test_a_pointer_without_its_rows_is_named(here: Path) -> None:
 
 def test_a_suite_that_leaves_a_check_out_is_an_error(here: Path) -> None:
     shutil.copytree(ROOT / "expectations", here / "expectations")
-    stored = strict_json.parse((here / "expectations" / "train.json").read_text(encoding="utf-8"))
+    stored = strict_json.read(here / "expectations" / "train.json")
     stored["expectations"] = [each for each in stored["expectations"] if each["kwargs"]["column"] != "secret"]
-    strict_json.write_json(here / "expectations" / "train.json", stored)
+    writing.write_json(here / "expectations" / "train.json", stored)
     result = run(here, TRAIN, TEST, suites_folder=here / "expectations")
     assert result.exit_code == 1
     assert "secret" in result.output

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from stages.shared import params, strict_json
+from stages.shared import params, writing
 from tools import table
 from tools.advising import cost, evidence, tree
 from tools.advising.tree import EVALUATE, LATENCY, MEASURE, TRAINED, VALIDATE, Evidence, Known
@@ -119,7 +119,7 @@ def main(as_json: bool, write: Path | None) -> None:
     click.echo(printed)
     if write:
         document = put(write.read_text(encoding="utf-8"), found)
-        with strict_json.replacing(write) as file:
+        with writing.replacing(write) as file:
             file.write(document)
 
 

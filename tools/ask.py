@@ -42,7 +42,7 @@ def answer(request: str, base: Path, adapter: Path, schema: Path | None) -> str:
     settings = params.load("predict", params.Predict)
     tokenizer = model.load_tokenizer(base)
     network = model.load_for_generation(base, adapter, model.device(settings.device)[1])
-    prefix = strict_json.parse((adapter / "made_from.json").read_text(encoding="utf-8"))["prefix"]
+    prefix = strict_json.read(adapter / "made_from.json")["prefix"]
     prompt = chat.prompt_ids(tokenizer, chat.with_prefix(prefix, [{"role": "user", "content": request}]))
     mask = grammar.load(schema, tokenizer).mask if schema else None
     ((_, found),) = generate.greedy(network, tokenizer, [prompt], settings.max_new_tokens, 1, mask)

@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from stages.shared import chat, cli, generate, hashes, model, params, strict_json
+from stages.shared import chat, cli, generate, hashes, model, params, strict_json, writing
 from tools.advising import cost, evidence
 from tools.advising.evidence import Latency, Own, Speed
 
@@ -137,7 +137,7 @@ def measure(base: Path, adapter: Path, folder: Path, settings: Settings) -> dict
         network = model.load_for_generation(base, lora, chosen)
         for name in names:
             click.echo(f"latency: {name}", err=True)
-            prefix = strict_json.parse((folder / "prefix" / f"{name}.json").read_text(encoding="utf-8"))
+            prefix = strict_json.read(folder / "prefix" / f"{name}.json")
             prompts = [chat.prompt_ids(tokenizer, chat.with_prefix(prefix, row)) for row in turns]
             systems[name] = system(network, tokenizer, prompts, predict.max_new_tokens, settings)
         del network
@@ -155,7 +155,7 @@ def measure(base: Path, adapter: Path, folder: Path, settings: Settings) -> dict
 def origin(adapter: Path, test: Path) -> dict[str, Any]:
     from importlib.metadata import version
 
-    made_from = strict_json.parse((adapter / "made_from.json").read_text(encoding="utf-8"))
+    made_from = strict_json.read(adapter / "made_from.json")
     versions = {name: version(name) for name in ("torch", "transformers")}
     return {"adapter": made_from["adapter"], "base": made_from["base"], "test": hashes.of_file(test)} | versions
 
@@ -194,10 +194,10 @@ def main(base: Path, adapter: Path, chat: Path, out: Path, reprice: bool) -> Non
         for path in (base, adapter / "made_from.json", chat / "test.jsonl"):
             if not path.exists():
                 raise cli.InputError(f"{path} is missing; run `make repro`")
-        strict_json.write_json(out, measure(base, adapter, chat, params.load("latency", Settings)))
+        writing.write_json(out, measure(base, adapter, chat, params.load("latency", Settings)))
     systems = vars(evidence.read(out, Latency, evidence.MEASURE).systems)
-    found = strict_json.parse(out.read_text(encoding="utf-8")) | {"cost_per_1000": costs(systems, own)}
-    strict_json.write_json(out, found)
+    found = strict_json.read(out) | {"cost_per_1000": costs(systems, own)}
+    writing.write_json(out, found)
     click.echo("\n".join(table(found, systems)))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from stages.shared import cli, memory, model, params, strict_json
+from stages.shared import cli, memory, model, params, strict_json, writing
 
 CATALOGUE = Path("catalogue.yaml")
 DEFAULT = "SmolLM2-135M-Instruct"
@@ -155,7 +155,7 @@ def time_lines(shape: memory.Shape, run: memory.Run, settings: Settings) -> list
     last, timing = Path("metrics/train.json"), Path("metrics/timing/train.json")
     if not (last.is_file() and timing.is_file()):
         return ["time      not known: no run has been measured yet (make repro)"]
-    trained, speed = (strict_json.parse(file.read_text(encoding="utf-8")) for file in (last, timing))
+    trained, speed = (strict_json.read(file) for file in (last, timing))
     tokens = trained["tokens_per_epoch"] * settings.epochs
     measured = memory.shape_of(find(DEFAULT).config, DEFAULT)
     if measured.adapter(settings.rank) != trained["trainable_parameters"]:
@@ -263,7 +263,7 @@ def main(name: str, card: str | None, length: int | None, as_lesson: bool, write
         click.echo("\n".join(lesson()))
         if write:
             document = put(write.read_text(encoding="utf-8"), lesson())
-            with strict_json.replacing(write) as file:
+            with writing.replacing(write) as file:
                 file.write(document)
         return
     settings = current()

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from stages.shared import params, strict_json
+from stages.shared import params, strict_json, writing
 from stages.shared.cli import InputError
 from tools.reporting import answers, changes, document, kept, paired, render, revision, row_changes, trust
 from tools.reporting.paired import Outcome, Settings
@@ -94,7 +94,7 @@ def checked(data: Any) -> dict[str, Any]:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
-    rules = Draft202012Validator(strict_json.parse(SCHEMA.read_text(encoding="utf-8")))
+    rules = Draft202012Validator(strict_json.read(SCHEMA))
     if error := best_match(rules.iter_errors(data)):
         where = "/".join(map(str, error.absolute_path))
         raise CannotCompareError(f"not a report: {where}: {error.validator} is broken")
@@ -108,7 +108,7 @@ def read(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > LARGEST:
             raise CannotCompareError(f"{file}: more than {LARGEST} bytes")
-        return checked(strict_json.parse(file.read_text(encoding="utf-8")))
+        return checked(strict_json.read(file))
     except (OSError, ValueError) as error:
         raise CannotCompareError(str(error)) from error
 
@@ -140,7 +140,7 @@ def main(base_rev: str | None, head: str | None, as_data: bool, html: Path | Non
     title, blocks = document.title(data), document.blocks(data)
     click.echo(as_json(data) if as_data else render.markdown(title, blocks), nl=as_data)
     if html:
-        with strict_json.replacing(html) as file:
+        with writing.replacing(html) as file:
             file.write(render.page(title, blocks))
     sys.exit(0 if render_file else EXIT[data["status"]])
 

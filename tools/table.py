@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from stages.shared import cli, strict_json
+from stages.shared import cli, strict_json, writing
 
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
 SYSTEMS = ("zero_shot", "few_shot", "tuned", "constrained")
@@ -156,7 +156,7 @@ def main(metrics: Path, write: tuple[Path, ...]) -> None:
     click.echo("\n".join(parts["table"]))
     for path in write:
         document = put_all(path.read_text(encoding="utf-8"), parts)
-        with strict_json.replacing(path) as file:
+        with writing.replacing(path) as file:
             file.write(document)
 
 

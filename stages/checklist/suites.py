@@ -76,7 +76,7 @@ def run(made: Any, suite_file: Path, frame: Any, index: list[str], parameters: d
 def read(suite_file: Path) -> dict[str, Any]:
     """The suite as stored. Raises InputError unless it is one, named after its file, of expectations about columns."""
     try:
-        stored = strict_json.parse(suite_file.read_text(encoding="utf-8"))
+        stored = strict_json.read(suite_file)
         parts = [(each["meta"]["group"], each["kwargs"]["column"]) for each in stored["expectations"]]
     except (OSError, UnicodeDecodeError, strict_json.JsonError) as error:
         raise cli.InputError(f"{suite_file}: {error}") from error

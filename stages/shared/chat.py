@@ -4,9 +4,20 @@ The prompt comes from the tokenizer's own chat template; the answer's tokens are
 EOS. So what the model is trained to continue is, token for token, what it is asked to continue later.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
+from stages.shared.params import Count
+
 Turn = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Params:
+    """The section `chat` of params.yaml. `max_length`: tokens of prompt and answer of a training row."""
+
+    system: str
+    max_length: Count
 
 
 def with_prefix(prefix: list[Turn], turns: list[Turn]) -> list[Turn]:

@@ -1,5 +1,9 @@
-"""What every command line here shares: paths as options, and errors without a traceback."""
+"""What every command line here shares: paths as options, errors without a traceback, and ending with its caller."""
 
+import os
+import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,3 +18,31 @@ class InputError(click.ClickException, ValueError):
 def path_option(name: str, text: str, **options: Any) -> Callable[[Any], Any]:
     """A required option that holds a path; paths live in dvc.yaml only, so there is no default."""
     return click.option(name, type=click.Path(path_type=Path), help=text, **({"required": True} | options))
+
+
+def end_with_caller() -> None:
+    """From now on, end this process when the `dvc` or `make` above it is gone: when killed, neither tells its children.
+
+    Without this a killed `make repro` leaves its training running, beside the next one.
+    """
+    import psutil
+
+    callers = [process for process in psutil.Process().parents() if _is_caller(process)]
+
+    def watch() -> None:
+        while all(caller.is_running() for caller in callers):
+            time.sleep(1)
+        sys.stderr.write("\nthe dvc or make that started this is gone; stopping\n")
+        os._exit(1)
+
+    if callers:
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def _is_caller(process: Any) -> bool:
+    import psutil
+
+    try:
+        return bool({Path(part).name for part in process.cmdline()[:2]} & {"dvc", "make", "gmake"})
+    except psutil.Error:
+        return False

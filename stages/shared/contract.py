@@ -16,6 +16,13 @@ class ContractError(InputError):
 
 
 @dataclass(frozen=True)
+class Params:
+    """The section `contract` of params.yaml: what the schema alone can't tell."""
+
+    discriminator: str | None
+
+
+@dataclass(frozen=True)
 class Contract:
     """A loaded schema; `discriminator` names the property that tells the kinds of answer apart ('' if none does)."""
 
@@ -71,7 +78,7 @@ def load(path: Path, discriminator: str | None = None) -> Contract:
     from referencing import Registry
 
     try:
-        schema = strict_json.parse(path.read_text(encoding="utf-8"))
+        schema = strict_json.read(path)
         if not isinstance(schema, dict) or not isinstance(schema.get("$schema", ""), str):
             raise ContractError(f"{path}: a JSON Schema object is expected")
         cls = validator_for(schema, default=Draft202012Validator)

@@ -5,6 +5,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from stages.shared.params import Count
+
+
+@dataclass(frozen=True)
+class Params:
+    """The section `predict` of params.yaml."""
+
+    batch_size: Count
+    max_new_tokens: Count
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -43,6 +53,24 @@ def greedy(
             masks = [mask(len(rows))] if mask else None
             answers = _batch(model, tokenizer, rows, shared, start, stops, max_new_tokens, masks)
             yield from zip(batch, answers, strict=True)
+
+
+def answers(
+    model: Any,
+    tokenizer: Any,
+    settings: Params,
+    prompts: list[list[int]],
+    mask: Callable[[int], Any] | None = None,
+) -> list[Answer]:
+    """One answer per prompt, in the order of the prompts, with progress."""
+    from tqdm import tqdm
+
+    found: dict[int, Answer] = {}
+    with tqdm(total=len(prompts), desc="predict", unit=" answers") as bar:
+        for index, answer in greedy(model, tokenizer, prompts, settings.max_new_tokens, settings.batch_size, mask):
+            found[index] = answer
+            bar.update()
+    return [found[index] for index in range(len(prompts))]
 
 
 def stop_ids(model: Any, tokenizer: Any) -> list[int]:
@@ -95,13 +123,14 @@ def _batch(
         input_ids=ids.to(model.device),
         attention_mask=mask.to(model.device),
         past_key_values=cache,
-        generation_config=_config(stops, max_new_tokens),
+        generation_config=config(stops, max_new_tokens),
         logits_processor=masks,
     )
     return [_answer(tokenizer, row, new, stops) for row, new in zip(rows, out[:, width:].tolist(), strict=True)]
 
 
-def _config(stops: list[int], max_new_tokens: int) -> Any:
+def config(stops: list[int], max_new_tokens: int) -> Any:
+    """transformers' settings for greedy answers, here and in the folder that is shipped."""
     from transformers import GenerationConfig
 
     return GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=stops, pad_token_id=stops[0])

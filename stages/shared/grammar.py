@@ -73,7 +73,7 @@ def load(schema: Path, tokenizer: Any) -> Grammar:
         engine = from_tokenizer(tokenizer)
     except ValueError as error:
         raise InputError(f"the grammar engine can't read this tokenizer: {error}") from error
-    rules = strict_json.parse(schema.read_text(encoding="utf-8"))
+    rules = strict_json.read(schema)
     for options in (SPELLING, SPELLING | LOOSER):
         text = LLMatcher.grammar_from_json_schema(rules | {"x-guidance": options})
         failed, messages = LLMatcher.validate_grammar_with_warnings(text, engine)

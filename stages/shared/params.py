@@ -1,15 +1,12 @@
-"""Read one section of params.yaml into a frozen dataclass; nothing is guessed and nothing has a default here.
-
-DVC parses params.yaml as YAML 1.2 with ruamel, so this does too: PyYAML would read `1e-3` as a string.
-"""
+"""Read one section of params.yaml into a frozen dataclass; nothing is guessed and nothing has a default here."""
 
 import json
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from annotated_types import Ge, Gt, Le
 
+from stages.shared import yaml12
 from stages.shared.cli import InputError
 
 PARAMS = Path("params.yaml")
@@ -23,53 +20,26 @@ class ParamsError(InputError):
     """params.yaml has an unknown, a missing or a mistyped key; the message names each."""
 
 
-@dataclass(frozen=True)
-class Contract:
-    """The section `contract`: what the schema alone can't tell."""
-
-    discriminator: str | None
-
-
-@dataclass(frozen=True)
-class Chat:
-    """The section `chat`."""
-
-    system: str
-    max_length: Count
-
-
-@dataclass(frozen=True)
-class Predict:
-    """The section `predict`, for generating answers."""
-
-    device: str
-    batch_size: Count
-    max_new_tokens: Count
-
-
 def load(name: str, section: type[Section], path: Path = PARAMS) -> Section:
     """Return section `name` of params.yaml as an instance of the dataclass `section`.
 
     Raises ParamsError for a missing file or section, and for unknown, missing and mistyped keys (no coercion:
     `"3"` is not 3, while 3 is a valid float).
     """
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
-    from pydantic.dataclasses import dataclass as checked
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
+    from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
     try:
-        document = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        document = yaml12.parse(path.read_text(encoding="utf-8"), str(path))
+    except InputError as error:
+        raise ParamsError(error.message) from error
+    except (OSError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path}: {error}") from error
-    if not isinstance(document, dict) or name not in document:
+    if name not in document:
         raise ParamsError(f"{path}: section '{name}' is missing")
     # JSON mode: strict about types, yet it accepts a list for a tuple and 1 for 1.0 as YAML authors expect.
-    config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-    adapter = TypeAdapter(checked(section, frozen=True, config=config))
+    strict = with_config(ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
     try:
-        checked_section = adapter.validate_json(json.dumps(document[name]))
-        return section(**{field.name: getattr(checked_section, field.name) for field in fields(section)})  # type: ignore[arg-type]
+        return TypeAdapter(strict(section)).validate_json(json.dumps(document[name]))
     except ValidationError as error:
         raise ParamsError("\n".join(_lines(path, name, error.errors()))) from error
     except (TypeError, ValueError) as error:

@@ -1,15 +1,14 @@
-"""Strict JSON in, atomic and byte-stable JSON out.
+"""Strict JSON: every file and every model answer is read through this module.
 
 Python's own `json` accepts `NaN`, lets the last of two equal keys win, and turns 1e999 into infinity; `str.splitlines`
-cuts a line at U+2028. Every file and every model answer is read through this module instead.
+cuts a line at U+2028.
 """
 
 import json
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from stages.shared.cli import InputError
 
@@ -100,36 +99,24 @@ def same(left: Any, right: Any) -> bool:
     return canonical(left) == canonical(right)
 
 
+def read(path: Path) -> Any:
+    """Return the value of a JSON file. Raises JsonError naming the file, also when it is missing or not UTF-8."""
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise JsonError(f"{path}: {reason}") from error
+
+
 def read_jsonl(path: Path) -> Iterator[Any]:
     """Yield the values of a JSON Lines file that a stage wrote. Raises JsonError naming file and line."""
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise JsonError(f"{path}: {error.strerror}") from error
+    with file:
         for number, line in enumerate(file, start=1):
             try:
                 yield parse(line.decode("utf-8"))
             except ValueError as error:
                 raise JsonError(f"{path}:{number}: {error}") from error
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[str]]:
-    """Open a temporary file beside `path` and rename it onto `path` at the end, so that no reader sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("w", encoding="utf-8", newline="\n") as file:
-            yield file
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    """Write one compact JSON value a line."""
-    with replacing(path) as file:
-        file.writelines(compact(row) + "\n" for row in rows)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write metrics and the like: sorted keys, indented, trailing newline, NaN refused (ValueError)."""
-    with replacing(path) as file:
-        file.write(json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True, allow_nan=False) + "\n")

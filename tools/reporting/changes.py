@@ -37,7 +37,7 @@ def listing(items: Iterable[Any], most: int = MOST) -> Listing:
 def read_json(file: Path, *names: str) -> Any:
     """A part of a metrics file of any age; {} where it is missing or broken, which is trust.py's to say."""
     try:
-        value = strict_json.parse(file.read_text(encoding="utf-8"))
+        value = strict_json.read(file)
     except (OSError, ValueError):
         return {}
     for name in names:

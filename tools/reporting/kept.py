@@ -129,10 +129,10 @@ def _read(folder: Path, part: str) -> tuple[Figures | None, str]:
     file = folder / FILES[part]
     if not file.is_file():
         return None, ""
-    schema = strict_json.parse(Path(__file__).with_name("report.schema.json").read_text(encoding="utf-8"))
+    schema = strict_json.read(Path(__file__).with_name("report.schema.json"))
     rules = Draft202012Validator({"$ref": f"#/$defs/{part}", "$defs": schema["$defs"]})
     try:
-        value = strict_json.parse(file.read_text(encoding="utf-8"))
+        value = strict_json.read(file)
     except ValueError:
         return None, ""  # trust.py says so of every metrics file
     figures = {name: _at(value, path) for name, path in PATHS[part].items()}

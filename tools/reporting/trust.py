@@ -45,7 +45,7 @@ def unparsable(folder: Path) -> Iterator[Problem]:
             if file.suffix == ".jsonl":
                 list(strict_json.read_jsonl(file))
             else:
-                strict_json.parse(file.read_text(encoding="utf-8"))
+                strict_json.read(file)
         except ValueError as error:
             yield problem(file.relative_to(folder).as_posix(), _reason(error, file))
 

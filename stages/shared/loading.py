@@ -1,4 +1,4 @@
-"""Load the base model: quantised for training, merged with its adapter for generation; what each device gets."""
+"""Load a tokenizer and a model from a local folder, and know what each device gets."""
 
 import os
 from dataclasses import dataclass
@@ -11,6 +11,15 @@ from stages.shared.cli import InputError
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Idle OpenMP threads sleep: spinning, they slow a step fivefold where another process is busy too. Before torch only.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@dataclass(frozen=True)
+class Params:
+    """The section `compute` of params.yaml."""
+
+    device: str
 
 
 @dataclass(frozen=True)
@@ -21,17 +30,16 @@ class Device:
     train_dtype: str
     generate_dtype: str
     checkpointing: bool
-    attention: str
     optimizer: str
 
 
 DEVICES = {
     # A GPU with bfloat16 (Ampere and newer), one without (T4), a CPU with bfloat16 instructions, any other CPU.
-    "cuda-bf16": Device("cuda", "bfloat16", "bfloat16", False, "sdpa", "adamw_torch_fused"),
-    "cuda-fp16": Device("cuda", "float16", "float16", True, "sdpa", "adamw_torch_fused"),
+    "cuda-bf16": Device("cuda", "bfloat16", "bfloat16", False, "adamw_torch_fused"),
+    "cuda-fp16": Device("cuda", "float16", "float16", True, "adamw_torch_fused"),
     # Emulated bfloat16 is 2.7 times slower than float32; with the instructions it is 1.7 times faster.
-    "cpu-bf16": Device("cpu", "bfloat16", "float32", False, "sdpa", "adamw_torch"),
-    "cpu-fp32": Device("cpu", "float32", "float32", False, "sdpa", "adamw_torch"),
+    "cpu-bf16": Device("cpu", "bfloat16", "float32", False, "adamw_torch"),
+    "cpu-fp32": Device("cpu", "float32", "float32", False, "adamw_torch"),
 }
 
 
@@ -74,55 +82,12 @@ def load_tokenizer(base: Path) -> Any:
     return tokenizer
 
 
-def load_quantised(base: Path, chosen: Device) -> Any:
-    """The base model in NF4 with double quantisation (Dettmers et al. 2023, QLoRA), on the device."""
-    import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-
-    dtype = getattr(torch, chosen.train_dtype)
-    quantisation = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
-    model = AutoModelForCausalLM.from_pretrained(
-        base,
-        quantization_config=quantisation,
-        dtype=dtype,
-        attn_implementation=chosen.attention,
-        device_map={"": 0 if chosen.name == "cuda" else "cpu"},
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-    )
-    _keep_weights_in_place(model)
-    return model
-
-
-def _keep_weights_in_place(model: Any) -> None:
-    """On CPUs with AVX512_BF16, bitsandbytes repacks its weights at the first evaluation, which breaks training on."""
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-
-
-def load_for_generation(base: Path, adapter: Path | None, chosen: Device) -> Any:
-    """The model to generate with: the plain base, or the adapter merged into the base that it was trained on.
-
-    The adapter has learnt to correct the quantised weights, so those are dequantised and merged with, not the
-    original ones. Merged and unquantised decodes 2 to 3 times faster than 4-bit layers.
-    """
+def load_model(folder: Path, dtype: str, device: str) -> Any:
+    """The weights of a folder, ready to answer: `dtype` is a name of torch's, `device` "cuda" or "cpu"."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    dtype = getattr(torch, chosen.generate_dtype)
-    if adapter is None:
-        model = AutoModelForCausalLM.from_pretrained(
-            base, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
-        )
-        return model.to(chosen.name).eval()
-    from peft import PeftModel
-
-    model = load_quantised(base, chosen).dequantize(dtype=torch.float32).to(torch.float32)
-    return PeftModel.from_pretrained(model, adapter).merge_and_unload().to(dtype).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False, use_safetensors=True
+    )
+    return model.to(device).eval()

@@ -1,8 +1,9 @@
-"""Export the tuned model as one plain safetensors folder, which any engine serves without adapter or quantisation.
+"""Merge the adapter into the base: one plain folder, which is measured here and which any engine serves.
 
-In: base model, adapter. Out: the weights merged as prediction merges them, config, tokenizer, greedy generation config,
+In: base model, adapter. Out: models/merged with safetensors, config, tokenizer, greedy generation config,
 made_from.json, and a chat template that brings the system prompt of training along: a request without a system
-message gets, token for token, the prompt that the model was trained on.
+message gets, token for token, the prompt that the model was trained on. The adapter has learnt to correct the quantised
+weights, so it is merged into those, dequantised, and not into the original ones.
 """
 
 import json
@@ -13,7 +14,7 @@ from typing import Any, Literal
 
 import click
 
-from stages.shared import chat, cli, generate, model, params, strict_json
+from stages.shared import chat, cli, generate, loading, params, quantised, strict_json
 
 # chat.with_prefix, in Jinja. The text may stand there already: the client sent it, or it was rendered twice.
 # The empty expression at the end keeps Jinja from eating a newline that the template may begin with.
@@ -49,14 +50,7 @@ def check_template(tokenizer: Any, exported: Any, prefix: list[chat.Turn]) -> No
     for probe in PROBES:
         if chat.prompt_ids(exported, probe) != chat.prompt_ids(tokenizer, chat.with_prefix(prefix, probe)):
             roles = ", ".join(turn["role"] for turn in probe)
-            raise cli.InputError(f"the exported chat template renders another prompt than training for turns {roles}")
-
-
-def generation(stops: list[int], max_new_tokens: int) -> Any:
-    """What an engine does unless a request says otherwise: what prediction does."""
-    from transformers import GenerationConfig
-
-    return GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=stops, pad_token_id=stops[0])
+            raise cli.InputError(f"the merged chat template renders another prompt than training for turns {roles}")
 
 
 @click.command(help=__doc__)
@@ -64,24 +58,23 @@ def generation(stops: list[int], max_new_tokens: int) -> Any:
 @cli.path_option("--adapter", "LoRA adapter")
 @cli.path_option("--out", "folder to write")
 def main(base: Path, adapter: Path, out: Path) -> None:
-    settings, predict = params.load("export", Params), params.load("predict", params.Predict)
+    cli.end_with_caller()
+    settings, predict = params.load("merge", Params), params.load("predict", generate.Params)
     import torch
+    from peft import PeftModel
 
-    prefix = strict_json.parse((adapter / "made_from.json").read_text(encoding="utf-8"))["prefix"]
-    tokenizer, exported = model.load_tokenizer(base), model.load_tokenizer(base)
+    prefix = strict_json.read(adapter / "made_from.json")["prefix"]
+    tokenizer, exported = loading.load_tokenizer(base), loading.load_tokenizer(base)
     exported.chat_template = with_prompt(tokenizer.chat_template, prefix)
     check_template(tokenizer, exported, prefix)
-    click.echo("export: merging the adapter into the base model", err=True)
-    network = model.load_for_generation(base, adapter, model.device(predict.device)[1])
-    network.generation_config = generation(generate.stop_ids(network, tokenizer), predict.max_new_tokens)
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    network.to(getattr(torch, settings.dtype)).save_pretrained(part)
-    exported.save_pretrained(part)
-    shutil.copyfile(adapter / "made_from.json", part / "made_from.json")
+    device = loading.device(params.load("compute", loading.Params).device)[1]
+    model = PeftModel.from_pretrained(quantised.dequantised(base, device), adapter).merge_and_unload()
+    model.generation_config = generate.config(generate.stop_ids(model, tokenizer), predict.max_new_tokens)
     shutil.rmtree(out, ignore_errors=True)
-    part.rename(out)
-    click.echo(f"export: {settings.dtype} -> {out}", err=True)
+    model.to(getattr(torch, settings.dtype)).save_pretrained(out)
+    exported.save_pretrained(out)
+    shutil.copyfile(adapter / "made_from.json", out / "made_from.json")
+    click.echo(f"merge: {settings.dtype} -> {out}", err=True)
 
 
 if __name__ == "__main__":

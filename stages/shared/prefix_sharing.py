@@ -1,8 +1,8 @@
 """Rows as one sequence without padding: what they share at the start stands once, and attention goes row by row.
 
 The rows of a task begin with the same system prompt, the options of a question with the question. Such tokens see
-only each other, so they come out equal in every row, and their gradient is the sum over the rows: working them out
-once gives the same loss and gradient. So training packs a micro batch, and `retention` the options of a question.
+only each other, so they come out equal in every row, and their gradient is the sum over the rows: computing them once
+gives the same loss and gradient. Training does so with a micro batch, `retention` with the options of a question.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,14 +12,14 @@ from typing import Any
 from stages.shared.cli import InputError
 
 IGNORED = -100  # the label that the loss skips
-ATTENTION = "packed"  # the name under which transformers knows `attend`
+ATTENTION = "prefix_sharing"  # the name under which transformers knows `attend`
 Row = dict[str, list[int]]
 
 
 def shared(rows: Sequence[Row]) -> int:
-    """How many tokens all rows begin with; at least one unlabelled token of each row is left out.
+    """How many tokens all rows begin with.
 
-    That token is what the row's own part begins with, so no label is predicted across the seam.
+    Each row keeps its last unlabelled token to itself, so that every label is predicted from the row's own part.
     """
     first = rows[0]["input_ids"]
     bound = min(next((i for i, label in enumerate(row["labels"]) if label != IGNORED), 1) for row in rows) - 1
@@ -32,9 +32,9 @@ def shared(rows: Sequence[Row]) -> int:
 def collate(rows: Sequence[Row]) -> dict[str, Any]:
     """Tensors of T tokens, for B rows of at most L.
 
-    `input_ids`, `labels`, `position_ids` (1, T): the shared tokens, then what is each row's own. `packed_rows` (B, L):
+    `input_ids`, `labels`, `position_ids` (1, T): the shared tokens, then what is each row's own. `row_tokens` (B, L):
     where in the sequence each row's tokens stand, the shared ones included; short rows repeat their last token, which
-    no token before it sees. `packed_places` (T,): where in `packed_rows` each token of the sequence is read back.
+    no token before it sees. `token_places` (T,): where in `row_tokens` each token of the sequence is read back.
     """
     import torch
 
@@ -53,8 +53,8 @@ def collate(rows: Sequence[Row]) -> dict[str, Any]:
         "input_ids": torch.tensor([sequence]),
         "labels": torch.tensor([labels]),
         "position_ids": torch.tensor([positions]),
-        "packed_rows": torch.tensor(grid),
-        "packed_places": torch.tensor(places),
+        "row_tokens": torch.tensor(grid),
+        "token_places": torch.tensor(places),
     }
 
 
@@ -64,8 +64,8 @@ def attend(
     key: Any,
     value: Any,
     attention_mask: None,
-    packed_rows: Any,
-    packed_places: Any,
+    row_tokens: Any,
+    token_places: Any,
     **kwargs: Any,
 ) -> tuple[Any, None]:
     """Causal attention within each row; a function of transformers' AttentionInterface.
@@ -77,19 +77,19 @@ def attend(
     from torch.nn.functional import embedding
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    check(packed_rows.shape[1], kwargs)
+    check(row_tokens.shape[1], kwargs)
     on_cpu = value.device.type == "cpu"
     dtype = torch.promote_types(value.dtype, torch.float32) if on_cpu else value.dtype
 
     def by_row(states: Any) -> Any:
         _, heads, tokens, width = states.shape
         flat = states.transpose(1, 2).reshape(tokens, heads * width).to(dtype)
-        return embedding(packed_rows, flat).view(*packed_rows.shape, heads, width).transpose(1, 2)
+        return embedding(row_tokens, flat).view(*row_tokens.shape, heads, width).transpose(1, 2)
 
     with torch.autocast(value.device.type, enabled=False):
         found, _ = sdpa_attention_forward(module, *map(by_row, (query, key, value)), attention_mask, **kwargs)
     heads, width = found.shape[2:]
-    flat = embedding(packed_places, found.reshape(-1, heads * width)).to(value.dtype)
+    flat = embedding(token_places, found.reshape(-1, heads * width)).to(value.dtype)
     return flat.view(1, -1, heads, width), None
 
 
@@ -100,18 +100,18 @@ def check(length: int, settings: dict[str, Any]) -> None:
     if window is not None and window < length:
         found.append(f"sliding_window = {window} for a row of {length} tokens")
     if found:
-        raise InputError(f"the base model's attention has {', '.join(found)}, which training on packed rows ignores")
+        raise InputError(f"the base model's attention has {', '.join(found)}, which sharing a prefix ignores")
 
 
 @contextmanager
-def attention(network: Any) -> Iterator[None]:
+def attention(model: Any) -> Iterator[None]:
     """Within it a transformers model, with or without adapter, attends by rows: it takes what `collate` returns."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(ATTENTION, attend)
-    before = network.config._attn_implementation
-    network.set_attn_implementation(ATTENTION)
+    before = model.config._attn_implementation
+    model.set_attn_implementation(ATTENTION)
     try:
         yield
     finally:
-        network.set_attn_implementation(before)
+        model.set_attn_implementation(before)

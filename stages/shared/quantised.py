@@ -1,0 +1,45 @@
+"""The base model in 4 bits: what training attaches an adapter to, and what the adapter is merged into."""
+
+from pathlib import Path
+from typing import Any
+
+from stages.shared.loading import Device
+
+
+def load(base: Path, chosen: Device) -> Any:
+    """The base model in NF4 with double quantisation (Dettmers et al. 2023, QLoRA), on the device."""
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    dtype = getattr(torch, chosen.train_dtype)
+    quantisation = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        base,
+        quantization_config=quantisation,
+        dtype=dtype,
+        device_map={"": 0 if chosen.name == "cuda" else "cpu"},
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+    )
+    _keep_weights_in_place(model)
+    return model
+
+
+def dequantised(base: Path, chosen: Device) -> Any:
+    """What the adapter was trained on, in float32: it has learnt to correct the quantised weights, not the original."""
+    import torch
+
+    return load(base, chosen).dequantize(dtype=torch.float32).to(torch.float32)
+
+
+def _keep_weights_in_place(model: Any) -> None:
+    """On CPUs with AVX512_BF16, bitsandbytes repacks its weights at the first evaluation, which breaks training on."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
