@@ -41,7 +41,7 @@ class Masks:
 def words(text: str) -> list[str]:
     """The words of a text as regular expressions; inside a text, punctuation after a word may stay with it."""
     split = [match for part in text.split() if (match := WORD.fullmatch(part)) and match[2]]
-    tails = [match[3][:1] for match in split[:-1]] + [""]
+    tails = [match[3][:1] for match in split[:-1]] + [""] * bool(split)
     return [_escaped(m[2]) + (f"{_escaped(tail)}?" if tail else "") for m, tail in zip(split, tails, strict=True)]
 
 
