@@ -20,7 +20,7 @@ def teach(model: Any, pairs: list[tuple[list[int], list[int]]]) -> None:
             model(torch.tensor([prompt + answer]), labels=torch.tensor([[-100] * len(prompt) + answer])).loss
             for prompt, answer in pairs
         ]
-        if (reached := max(float(value) for value in losses)) < 0.02:
+        if (reached := max(float(value.detach()) for value in losses)) < 0.02:
             return
         sum(losses).backward()
         optimizer.step()
