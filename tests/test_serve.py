@@ -128,12 +128,10 @@ def test_an_answer_is_never_longer_than_prediction_allows(engine: serve.Engine) 
 def test_a_character_is_streamed_once_it_is_complete(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = running.engine.tokenizer.encode("a€b")
 
-    def greedy(model: Any, tokenizer: Any, prompts: Any, room: int, size: int, mask: Any) -> Iterator[Any]:
-        import torch
-
-        process = mask(1)
+    def greedy(model: Any, tokenizer: Any, prompts: Any, room: int, size: int, masks: Any) -> Iterator[Any]:
+        watch = masks([0])
         for count in range(len(ids)):
-            process(torch.tensor([prompts[0] + ids[:count]]), None)
+            watch(ids[count - 1 : count] if count else None, None)
         yield 0, generate.Answer("a€b", 1, len(ids), False)
 
     monkeypatch.setattr(generate, "greedy", greedy)

@@ -39,9 +39,9 @@ def answer(request: str, folder: Path, schema: Path | None) -> str:
     device = loading.device(params.load("compute", loading.Params).device)[1]
     tokenizer = loading.load_tokenizer(folder)
     prompt = chat.prompt_ids(tokenizer, [{"role": "user", "content": request}])
-    mask = grammar.load(schema, tokenizer).mask if schema else None
+    masks = grammar.load(schema, tokenizer).masks if schema else None
     model = loading.load_model(folder, device.generate_dtype, device.name)
-    ((_, found),) = generate.greedy(model, tokenizer, [prompt], settings.max_new_tokens, 1, mask)
+    ((_, found),) = generate.greedy(model, tokenizer, [prompt], settings.max_new_tokens, 1, masks)
     return found.text
 
 

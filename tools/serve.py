@@ -140,19 +140,30 @@ class Engine:
     def write(self, prompt: list[int], room: int, tell: Callable[[str], None], left: threading.Event) -> Answer:
         """The answer, in the worker; `tell` gets the text so far. Raises Left at the next token once `left` is set."""
 
-        def watch(rows: int) -> Callable[[Any, Any], Any]:
-            mask = self.grammar.mask(rows) if self.grammar else None
-
-            def process(ids: Any, scores: Any) -> Any:
-                if left.is_set():
-                    raise Left
-                tell(self.tokenizer.decode(ids[0, len(prompt) :], clean_up_tokenization_spaces=False))
-                return mask(ids, scores) if mask else scores
-
-            return process
-
-        ((_, answer),) = generate.greedy(self.model, self.tokenizer, [prompt], room, 1, watch)
+        inner = self.grammar.masks([0]) if self.grammar else None
+        watch = Watch(self.tokenizer, inner, tell, left)
+        ((_, answer),) = generate.greedy(self.model, self.tokenizer, [prompt], room, 1, lambda _: watch)
         return answer
+
+
+class Watch:
+    """A mask (generate.Mask) that tells the text so far at each token, and raises Left once `left` is set."""
+
+    def __init__(
+        self, tokenizer: Any, inner: generate.Mask | None, tell: Callable[[str], None], left: threading.Event
+    ) -> None:
+        self.tokenizer, self.inner, self.tell, self.left = tokenizer, inner, tell, left
+        self.written: list[int] = []
+
+    def __call__(self, last: list[int] | None, scores: Any) -> Any:
+        if self.left.is_set():
+            raise Left
+        self.written += last or []
+        self.tell(self.tokenizer.decode(self.written, clean_up_tokenization_spaces=False))
+        return self.inner(last, scores) if self.inner else scores
+
+    def keep(self, rows: list[int]) -> None:
+        """There is one row, and it stays."""
 
 
 async def within(seconds: float, work: Awaitable[Any]) -> Any:
