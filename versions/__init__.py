@@ -1,0 +1,1 @@
+"""Going through the versions of this repository: reading them, judging their record, going back, finding a culprit."""
