@@ -78,20 +78,14 @@ def near(request: str, known: dict[str, str], similarity: float) -> str:
 
 
 def templated(table: Table, similarity: float) -> tuple[float, str]:
-    """Return the share of requests that have another one within `similarity`, and such a pair.
-
-    Exact, for at most SAMPLE rows evenly spread over the table, each compared with all rows.
-    """
-    import numpy as np
+    """The share of requests that have another one within `similarity`, and such a pair; of SAMPLE or more, if many."""
     from rapidfuzz import fuzz, process
 
     requests = [checked.requests() for checked in sound(table)]
-    spread = np.linspace(0, len(requests) - 1, min(SAMPLE, len(requests)))
-    places = [int(place) for place in np.unique(spread.astype(int))]
+    sample = range(0, len(requests), max(len(requests) // SAMPLE, 1))
     pairs = []
-    for place in places:
+    for place in sample:
         others = requests[:place] + requests[place + 1 :]
         if nearest := process.extractOne(requests[place], others, scorer=fuzz.ratio, score_cutoff=100 * similarity):
             pairs.append((nearest[1], requests[place], nearest[0]))
-    share = len(pairs) / max(len(places), 1)
-    return share, " | ".join(max(pairs)[1:]) if pairs else ""
+    return len(pairs) / max(len(sample), 1), " | ".join(max(pairs)[1:]) if pairs else ""

@@ -39,14 +39,11 @@ def check_row(row: Row, rules: contract.Contract) -> CheckedRow:
 
 def example(turns: list[dict[str, str]], value: dict[str, Any], kind: str) -> Example:
     user = "".join(f"{turn['content']}\n" for turn in turns if turn["role"] == "user")
-    lines = [f"{t['role']}: {text.normalise(SIGNS.sub(spelt_out, t['content']))}\n" for t in turns]
+    content = [SIGNS.sub(lambda sign: f" sign{ord(sign[0])} ", turn["content"]) for turn in turns]
+    lines = [f"{turn['role']}: {text.normalise(c)}\n" for turn, c in zip(turns, content, strict=True)]
     dialogue = "".join(line for line in lines if not line.startswith("system:"))
     request = text.normalise(turns[-1]["content"])
     return Example(user, request, "".join(lines), dialogue, value, key(value), kind)
-
-
-def spelt_out(sign: re.Match[str]) -> str:
-    return f" sign{ord(sign[0])} "
 
 
 def hint(answer: str) -> str:

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -80,35 +81,26 @@ def check_personal(table: Table, region: str) -> None:
 def personal(content: str, region: str) -> str:
     """The kind of personal data that the text holds, or ''."""
     from phonenumbers import PhoneNumberMatcher
+    from stdnum import iban, luhn
     from stdnum.us import ssn
 
     if EMAIL.search(content):
         return "an e-mail address"
     if sum(char.isdigit() for char in content) < 7:
         return ""
-    if any(map(is_card, CARD.findall(content))):
+    if any(begins_with(number, luhn.is_valid, (13, 14, 15, 16, 19)) for number in CARD.findall(content)):
         return "a card number"
-    if any(map(is_iban, IBAN.findall(content))):
+    if any(begins_with(number, iban.is_valid, range(15, 35)) for number in IBAN.findall(content)):
         return "a bank account number"
     if any(map(ssn.is_valid, SSN.findall(content))):
         return "a social security number"
     return "a phone number" if any(PhoneNumberMatcher(content, region)) else ""
 
 
-def is_card(number: str) -> bool:
-    """A date or another number may follow a card number, so its beginnings count."""
-    from stdnum import luhn
-
-    digits = re.sub(r"\D", "", number)
-    return any(luhn.is_valid(digits[:size]) for size in range(13, len(digits) + 1))
-
-
-def is_iban(number: str) -> bool:
-    """Words may follow an account number, so its beginnings count."""
-    from stdnum import iban
-
-    packed = number.replace(" ", "")
-    return any(iban.is_valid(packed[:size]) for size in range(15, len(packed) + 1))
+def begins_with(number: str, is_valid: Callable[[str], bool], sizes: Iterable[int]) -> bool:
+    """Whether one of the number's beginnings is valid: a date or words may follow it."""
+    packed = re.sub(r"[ .-]", "", number)
+    return any(is_valid(packed[:size]) for size in sizes if size <= len(packed))
 
 
 def hide(table: Table) -> None:

@@ -91,7 +91,7 @@ def load(path: Path, discriminator: str | None = None) -> Contract:
     except SchemaError as error:
         raise ContractError(f"{path}: not a valid JSON Schema: {error.message}") from error
     name = _discriminator(schema) if discriminator is None else discriminator
-    strict = extend(cls, {"pattern": _pattern})
+    strict: Any = extend(cls, {"pattern": _pattern})  # type: ignore[no-untyped-call]
 
     # An explicit empty registry: jsonschema's default one would fetch remote references over the network. No '$schema':
     # where the schema refers to itself, jsonschema would go back to the class that it names.
