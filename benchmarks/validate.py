@@ -20,6 +20,8 @@ from typing import Any
 
 import click
 
+from stages.shared import rows, strict_json, writing
+
 SIZES = (1000, 10_000, 100_000)
 KEPT_OUT = re.compile(r"^(a|an|the|my|our|some|asap|urgent)$|day$|tonight|tomorrow|task|todo|reminder")
 OPENINGS = ("", "please ", "i need to ", "remind me to ", "dont forget to ", "ok so ", "hey ", "could you ")
@@ -27,11 +29,9 @@ OPENINGS = ("", "please ", "i need to ", "remind me to ", "dont forget to ", "ok
 
 def words(folder: Path) -> list[str]:
     """The lower-case words of the requests in the folder, but for those that the labelling rules keep out of titles."""
-    from stages.shared import rows
-
-    said = (turn["content"] for file in sorted(folder.glob("*.jsonl")) for row in rows.read(file) for turn in row.turns)
-    found = {word for text in said if not text.startswith("{") for word in text.split()}
-    return sorted(word for word in found if word.isalpha() and word.islower() and not KEPT_OUT.search(word))
+    turns = (turn for file in sorted(folder.glob("*.jsonl")) for row in rows.read(file) for turn in row.turns)
+    used = {word for turn in turns if turn["role"] == "user" for word in turn["content"].split()}
+    return sorted(word for word in used if word.isalpha() and word.islower() and not KEPT_OUT.search(word))
 
 
 def made(count: int, known: list[str]) -> Iterator[dict[str, Any]]:
@@ -49,18 +49,18 @@ def made(count: int, known: list[str]) -> Iterator[dict[str, Any]]:
         yield {"instruction": request, "output": json.dumps(answer)}
 
 
-def measure(rows: Path, scratch: Path) -> dict[str, Any]:
+def measure(raw: Path, scratch: Path) -> dict[str, Any]:
     """Run the stage in a process of its own; return wall and CPU seconds and the peak of its memory."""
-    paths = {"raw": rows, "test": "data/test", "schema": "data/schema.json", "suites": "expectations"}
-    outs = {"out": scratch / "out", "docs": scratch / "docs", "metrics": scratch / "metrics.json"}
+    paths = {"raw": raw, "test": "data/test", "schema": "data/schema.json", "suites": "expectations"}
+    outs = {name: scratch / name for name in ("out", "docs", "metrics", "detail")} | {"rules": "data/rules.yaml"}
     options = [str(part) for name, value in (paths | outs).items() for part in (f"--{name}", value)]
     started = time.perf_counter()
     process = os.posix_spawn(sys.executable, [sys.executable, "-m", "stages.validate", *options], os.environ)
     _, status, used = os.wait4(process, 0)
-    figures = json.loads((scratch / "metrics.json").read_text(encoding="utf-8"))["train"]
+    counts = strict_json.read(scratch / "metrics")
     return {
-        "rows": figures["rows"],
-        "refused": figures["refused"],
+        "rows": counts["train_rows"],
+        "refused": counts["train_refused"],
         "seconds": round(time.perf_counter() - started, 1),
         "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
         "peak_mb": round(used.ru_maxrss / 1024),
@@ -71,18 +71,16 @@ def measure(rows: Path, scratch: Path) -> dict[str, Any]:
 @click.command(help=__doc__)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="file for the figures")
 def main(out: Path) -> None:
-    from stages.shared import strict_json
-
     known = words(Path("data/raw"))
-    found = []
+    sizes = []
     for count in SIZES:
         with tempfile.TemporaryDirectory() as folder:
-            rows = Path(folder) / "raw" / "rows.jsonl"
-            writing.write_jsonl(rows, made(count, known))
-            found.append(measure(rows.parent, Path(folder)))
-            click.echo(json.dumps(found[-1]), err=True)
+            file = Path(folder) / "raw" / "rows.jsonl"
+            writing.write_jsonl(file, made(count, known))
+            sizes.append(measure(file.parent, Path(folder)))
+            click.echo(json.dumps(sizes[-1]), err=True)
     device = {"machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()}
-    writing.write_json(out, {"device": device, "sizes": found})
+    writing.write_json(out, {"device": device, "sizes": sizes})
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ import click
 
 from experiments import chain
 from stages import build, evaluate, train
-from stages.checklist import verdicts
 from stages.shared import cli, contract, params, strict_json, writing
 
 Row = dict[str, Any]
@@ -112,12 +111,13 @@ def messy(rows: list[Row], dose: float) -> list[tuple[str, Row]]:
 
 def gated(folder: Path, rows: list[Row]) -> list[Row]:
     """What `validate` keeps of the rows when no limit stops it. Raises InputError when it can't run."""
-    limits = params.load("validate", verdicts.Settings).limits
-    chain.prepare(folder, {"validate.limits": dict.fromkeys(limits, 1.0)})
+    chain.prepare(folder, {"validate.stop_at": "never"})
     raw = [{"id": row["id"], "conversations": row["turns"]} for row in rows]
     writing.write_jsonl(folder / "raw" / "rows.jsonl", raw)
     inputs = {"raw": folder / "raw", "test": chain.ROOT / "data" / "test", "schema": chain.SCHEMA}
+    inputs |= {"rules": chain.ROOT / "data" / "rules.yaml"}
     outs = {"out": folder / "validated", "docs": folder / "docs", "metrics": folder / "validate.json"}
+    outs |= {"detail": folder / "detail.json"}
     chain.stage("validate", folder, suites=chain.ROOT / "expectations", **inputs, **outs)
     return list(strict_json.read_jsonl(folder / "validated" / "train.jsonl"))
 

@@ -1,32 +1,62 @@
-"""Validate the rows against the quality checklist: keep what is sound, refuse the rest by file, line and reason.
+"""Hold the rows to the data checklist: keep what is sound, refuse the rest by file, line and reason.
 
-In: data/raw/*.jsonl (training), data/test/*.jsonl, the contract. Out: the folder data/validated with train.jsonl,
-test.jsonl, refused.jsonl and flagged.jsonl, a metrics file and Great Expectations' Data Docs. Rows in = rows kept +
-rows refused, always.
+In: data/raw/*.jsonl (training), data/test/*.jsonl, the contract, the labelling rules, the suites, and the folder of
+real requests that params.yaml names, where there is one. Out: the folder data/validated with train.jsonl, test.jsonl,
+refused.jsonl and flagged.jsonl, metrics, and the Data Docs. Rows in = rows kept + rows refused, always.
 
-stages/checklist has a file for each bullet of the checklist. A check of single rows fills one column of a table with
-its reason, or leaves it null; a check of the whole gives a figure. The suites in expectations/ say how many rows may
-have a reason, and where a figure must lie, so Great Expectations decides, and its Data Docs lead to file and line.
+stages/checklist has a file for each group of checks. A check of single rows writes its reason into the row; a check of
+the whole gives a figure. The suites in expectations/ say how many rows may have a reason and where a figure must lie,
+and Great Expectations decides.
 """
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
-from stages.checklist import clean, consistent, correct, representative, safe, size, verdicts
-from stages.checklist.listed import Listed, listed
-from stages.checklist.row import Checked, flag, sound
-from stages.checklist.verdicts import Settings, Tables, Verdict
+from stages.checklist import (
+    clean,
+    complete,
+    consistent,
+    correct,
+    labelling,
+    page,
+    representative,
+    safe,
+    usage,
+    verdicts,
+)
+from stages.checklist.row import Table, Tables, flag, sound
+from stages.checklist.verdicts import Verdict
 from stages.shared import cli, contract, params, rows, writing
 
-KNOWN = (".jsonl", ".dvc")  # the latter points at a large file that DVC holds
 SHOWN = 20  # refused rows named on the terminal; all of them are in the file
-FILES = {"flags": "flagged.jsonl", "reasons": "refused.jsonl"}
-Check = Callable[[list[Checked]], object]
+STOPPING = {"critical": {"critical"}, "warning": {"critical", "warning"}, "never": set[str]()}
+
+
+@dataclass(frozen=True)
+class Params:
+    stop_at: Literal["critical", "warning", "never"]
+    flag_only: list[str]
+    similarity: params.Share
+    templated: params.Share
+    copied: params.Share
+    phone_region: str
+    trigger_rows: params.Count
+    usage: str
+
+    def __post_init__(self) -> None:
+        from phonenumbers import SUPPORTED_REGIONS
+
+        if unknown := set(self.flag_only) - set(verdicts.CHECKS["train"][2:]):
+            named = ", ".join(sorted(unknown))
+            raise params.ParamsError(f"params.yaml: validate.flag_only: no check is called, or must refuse: {named}")
+        if self.phone_region not in SUPPORTED_REGIONS:
+            raise params.ParamsError(f"params.yaml: validate.phone_region: no such region: {self.phone_region!r}")
 
 
 def read_folder(folder: Path) -> list[rows.Row]:
@@ -34,27 +64,27 @@ def read_folder(folder: Path) -> list[rows.Row]:
     if not folder.is_dir():
         raise cli.InputError(f"{folder}: no such folder")
     files = [file for file in sorted(folder.iterdir()) if file.name[0] != "."]
-    other = [str(file) for file in files if file.suffix not in KNOWN or not file.is_file()]
+    other = [str(file) for file in files if file.suffix not in (".jsonl", ".dvc") or not file.is_file()]
     if other:
         raise cli.InputError(f"{', '.join(other)}: only *.jsonl files, not in folders, are read")
     absent = [str(file) for file in files if file.suffix == ".dvc" and not file.with_suffix("").is_file()]
     if absent:
         raise cli.InputError(f"{', '.join(absent)}: the rows that it points at are not here; try `dvc pull`")
-    found = {file: list(rows.read(file)) for file in files if file.suffix == ".jsonl"}
-    empty = [str(file) for file, content in found.items() if not content]
-    if not found or empty:
+    content = {file: list(rows.read(file)) for file in files if file.suffix == ".jsonl"}
+    empty = [str(file) for file in content if not content[file]]
+    if not content or empty:
         raise cli.InputError(f"{', '.join(empty)}: no rows" if empty else f"{folder}: no *.jsonl file")
-    return [row for content in found.values() for row in content]
+    return [row for file in content.values() for row in file]
 
 
-def read_table(folder: Path, rules: contract.Contract) -> list[Checked]:
+def read_table(folder: Path, rules: contract.Contract) -> Table:
     from tqdm import tqdm
 
-    found = tqdm(read_folder(folder), desc=f"validate: reading {folder}", unit=" rows", delay=2, mininterval=1)
-    return [correct.check_row(row, rules) for row in found]
+    read = tqdm(read_folder(folder), desc=f"validate: reading {folder}", unit=" rows", delay=2, mininterval=1)
+    return [correct.check_row(row, rules) for row in read]
 
 
-def check(tables: Tables, values: list[Listed], settings: Settings) -> None:
+def check(tables: Tables, values: list[complete.SchemaValue], task: labelling.Labelling, settings: Params) -> None:
     """Fill in the reasons of all row checks.
 
     Checks that compare rows come last and leave out what is refused already, so that one defect fails one check.
@@ -62,15 +92,23 @@ def check(tables: Tables, values: list[Listed], settings: Settings) -> None:
     from tqdm import tqdm
 
     train, test = tables["train"], tables["test"]
-    one_table: list[Check] = [
-        *single_checks(settings),
+    one_table: list[Callable[[Table], None]] = [
+        consistent.check_order,
+        consistent.check_types,
+        partial(labelling.check_labels, rules=task.rules),
+        clean.check_characters,
+        clean.check_chat_tokens,
+        safe.check_secrets,
+        partial(safe.check_personal, region=settings.phone_region),
+        partial(safe.check_abuse, allowed=task.allowed_words),
+        safe.hide,
         partial(flag, checks=settings.flag_only),
         clean.check_duplicates,
         consistent.check_conflicts,
         partial(clean.check_near_duplicates, similarity=settings.similarity),
     ]
-    steps: list[Callable[[], object]] = [
-        partial(correct.check_grounded, [train, test], values, settings.copied, settings.copied_fields),
+    steps: list[Callable[[], None]] = [
+        partial(correct.check_grounded, [train, test], values, settings.copied, task.copied_fields),
         *(partial(step, table) for table in (train, test) for step in one_table),
         partial(safe.check_triggers, train, settings.trigger_rows),
         partial(representative.check_leaks, train, test),
@@ -81,22 +119,7 @@ def check(tables: Tables, values: list[Listed], settings: Settings) -> None:
         step()
 
 
-def single_checks(settings: Settings) -> list[Check]:
-    """The checks that refuse a row whatever other rows are refused."""
-    return [
-        consistent.check_order,
-        consistent.check_types,
-        partial(consistent.check_rules, rules=settings.rules),
-        clean.check_characters,
-        clean.check_chat_tokens,
-        safe.check_secrets,
-        partial(safe.check_personal, region=settings.phone_region),
-        partial(safe.check_abuse, allowed=settings.allowed_words),
-        safe.hide,
-    ]
-
-
-def summary(table: list[Checked]) -> dict[str, Any]:
+def summary(table: Table) -> dict[str, Any]:
     """The counts of one split."""
     kept = sound(table)
     return {
@@ -107,59 +130,73 @@ def summary(table: list[Checked]) -> dict[str, Any]:
         "multi_turn": sum(len(checked.examples) > 1 for checked in kept),
         "kinds": dict(Counter(example.kind for checked in kept for example in checked.examples if example.kind)),
         "ignored_fields": dict(Counter(name for checked in kept for name in checked.row.ignored)),
-        **clean.distinct_ngrams(kept),
     }
 
 
-def write_rows(out: Path, tables: Tables) -> list[dict[str, Any]]:
-    """Write what is kept, by split, and what is refused or flagged, with its reasons; return what is refused."""
+def write_rows(out: Path, tables: Tables) -> None:
+    """Write what is kept, by split, and what is refused or flagged, with its reasons."""
     for split, table in tables.items():
-        kept = [{"id": c.row.id, "source": c.where, "turns": list(c.row.turns)} for c in table if not c.reasons]
+        kept = ({"id": c.row.id, "source": c.where, "turns": list(c.row.turns)} for c in sound(table))
         writing.write_jsonl(out / f"{split}.jsonl", kept)
-    for name in ("flags", "reasons"):
-        failed = [
-            {"split": split, "file": c.row.file, "line": c.row.line, "checks": getattr(c, name), "row": c.row.raw}
+    for name, reasons in (("refused", "reasons"), ("flagged", "flags")):
+        rows_ = (
+            {"split": split, "file": c.row.file, "line": c.row.line, "checks": getattr(c, reasons), "row": c.row.raw}
             for split, table in tables.items()
             for c in table
-            if getattr(c, name)
-        ]
-        writing.write_jsonl(out / FILES[name], failed)
-    return failed
+            if getattr(c, reasons)
+        )
+        writing.write_jsonl(out / f"{name}.jsonl", rows_)
 
 
-def report(refused: list[dict[str, Any]], found: list[Verdict], tables: Tables) -> list[str]:
-    """Lines for the terminal: refused rows, what does not hold and the knob that rules it, and the counts."""
-    lines = [f"{r['file']}:{r['line']}: {name}: {why}" for r in refused for name, why in r["checks"].items()]
+def counts(tables: Tables) -> list[str]:
+    sizes = {split: (len(table), len(sound(table))) for split, table in tables.items()}
+    return [f"{split}: {rows} rows = {kept} kept + {rows - kept} refused" for split, (rows, kept) in sizes.items()]
+
+
+def report(tables: Tables, judged: list[Verdict]) -> list[str]:
+    """Lines for the terminal: refused rows, what does not hold and what sets its limit, and the counts."""
+    refused = [checked for table in tables.values() for checked in table if checked.reasons]
+    lines = [f"{checked.where}: {name}: {why}" for checked in refused for name, why in checked.reasons.items()]
     if len(lines) > SHOWN:
         lines[SHOWN:] = [f"... and {len(lines) - SHOWN} more, all of them in refused.jsonl"]
-    lines += [verdict.line() for verdict in found if verdict.severity != "held"]
-    lines += [f"validate: {verdicts.counts(split, table)}" for split, table in tables.items()]
-    kept = len(sound(tables["train"]))
-    return [*lines, f"validate: {kept} training rows; {size.verdict(kept)}"]
+    shown = [verdict.line() for verdict in judged if verdict.verdict != "held" or verdict.scope == "usage"]
+    size = next(verdict.examples[0] for verdict in judged if verdict.check == "train_rows")
+    # 'not measured' is one line for all figures of usage
+    return lines + [f"validate: {line}" for line in dict.fromkeys([*shown, *counts(tables), f"training rows: {size}"])]
 
 
 @click.command(help=__doc__)
 @cli.path_option("--raw", "folder of training rows")
 @cli.path_option("--test", "folder of test rows")
 @cli.path_option("--schema", "JSON Schema of an answer")
-@cli.path_option("--suites", "folder of expectation suites: train, test, coverage, figures")
+@cli.path_option("--rules", "labelling rules of the task; may be blank or missing")
+@cli.path_option("--suites", "folder of expectation suites: train, test, coverage, figures, usage")
 @cli.path_option("--out", "folder for kept and refused rows")
 @cli.path_option("--docs", "folder for Data Docs")
-@cli.path_option("--metrics", "metrics file")
-def main(raw: Path, test: Path, schema: Path, suites: Path, out: Path, docs: Path, metrics: Path) -> None:
-    settings = params.load("validate", Settings)
-    rules = contract.load(schema, params.load("contract", contract.Params).discriminator)
-    tables = {split: read_table(folder, rules) for split, folder in (("train", raw), ("test", test))}
-    values = listed(rules)
-    check(tables, values, settings)
-    found = verdicts.judge(tables, values, settings, suites, docs)
-    refused = write_rows(out, tables)
+@cli.path_option("--metrics", "file for the counts of rows")
+@cli.path_option("--detail", "file for all figures of the checklist")
+def main(
+    raw: Path, test: Path, schema: Path, rules: Path, suites: Path, out: Path, docs: Path, metrics: Path, detail: Path
+) -> None:
+    settings = params.load("validate", Params)
+    task = labelling.load(rules)
+    agreed = contract.load(schema, params.load("contract", contract.Params).discriminator)
+    tables = {split: read_table(folder, agreed) for split, folder in (("train", raw), ("test", test))}
+    values = complete.schema_values(agreed)
+    check(tables, values, task, settings)
+    judged = verdicts.judge(tables, values, settings.templated, suites)
+    # What is recorded is a function of what is committed; real requests are not, and are only shown.
+    recorded = [*judged, *usage.not_measured("never recorded")]
+    judged += usage.judge(tables, Path(settings.usage), suites)
+
     figures = {split: summary(table) for split, table in tables.items()}
-    writing.write_json(metrics, figures | {"checklist": verdicts.checklist(found)})
-    for line in report(refused, found, tables):
+    write_rows(out, tables)
+    page.write(docs / "index.html", counts(tables), recorded)
+    writing.write_json(detail, figures | {"checklist": verdicts.checklist(recorded)})
+    writing.write_json(metrics, {f"{s}_{name}": figures[s][name] for s in tables for name in ("rows", "refused")})
+    for line in report(tables, judged):
         click.echo(line, err=True)
-    severities = {"critical"} if settings.stop_at == "critical" else {"critical", "warning"}
-    if any(verdict.severity in severities for verdict in found):
+    if any(verdict.verdict in STOPPING[settings.stop_at] for verdict in judged):
         raise SystemExit(1)
 
 

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,18 +9,16 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, SCHEMA, write_rows
-from rapidfuzz import fuzz
 
 from stages import validate
-from stages.checklist import consistent, safe, verdicts
-from stages.checklist.listed import listed
-from stages.checklist.near import Neighbours
-from stages.checklist.row import Checked, Example
-from stages.shared import contract, params
+from stages.checklist import clean, complete, safe, usage, verdicts
+from stages.checklist.labelling import Labelling, Rule
+from stages.checklist.row import CheckedRow, Example, Tables
+from stages.shared import contract, params, writing
 from stages.shared.rows import Row
 
 Answer = dict[str, Any]
-SUITES = ("train", "test", "coverage", "figures")
+SUITES = ("train", "test", "coverage", "figures", "usage")
 Splits = dict[str, list[dict[str, Any]]]
 
 
@@ -92,54 +89,68 @@ TEST = [
 
 @dataclass
 class Data:
+    """Rows that pass everything, and where suites without any tolerance find a defect in them."""
+
     splits: Splits
-    settings: verdicts.Settings
+    folder: Path
 
     def add(self, split: str, *rows: dict[str, Any]) -> None:
         self.splits[split] += rows
 
-    def failed(self, folder: Path) -> set[tuple[str, str]]:
-        """Run all checks and suites; return scope and name of each expectation that does not hold."""
-        schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
-        # One field that may hold two types, so that there is something to be inconsistent about.
-        due = schema["$defs"]["due_date"]
-        schema["$defs"]["due_date"] = {"anyOf": [due, {"type": "integer"}]}
-        (folder / "schema.json").write_text(json.dumps(schema), encoding="utf-8")
-        rules = contract.load(folder / "schema.json")
+    def checked(self) -> Tables:
+        """The rows after all row checks."""
+        rules = contract.load(self.folder / "schema.json")
         for split, rows in self.splits.items():
-            write_rows(folder / split / "rows.jsonl", rows)
-        tables = {split: validate.read_table(folder / split, rules) for split in self.splits}
-        values = listed(rules)
-        validate.check(tables, values, self.settings)
-        found = verdicts.judge(tables, values, self.settings, ROOT / "expectations", folder / "docs")
-        return {(v.scope, v.outcome.name) for v in found if v.severity != "held"}
+            write_rows(self.folder / split / "rows.jsonl", rows)
+        tables = {split: validate.read_table(self.folder / split, rules) for split in self.splits}
+        settings = replace(params.load("validate", validate.Params, ROOT / "params.yaml"), flag_only=["order"])
+        capital = Rule(["title", "new_title"], "matches", "^[A-Z]", "begins with a capital")
+        validate.check(tables, complete.schema_values(rules), Labelling(rules=[capital]), settings)
+        return tables
+
+    def failed(self, suite: str) -> set[str]:
+        """The columns of a suite whose expectation does not hold."""
+        tables = self.checked()
+        if suite in tables:
+            return failed(verdicts.judge_rows(tables[suite], suite, self.folder))
+        values = complete.schema_values(contract.load(self.folder / "schema.json"))
+        covered = {split: complete.coverage(table, values) for split, table in tables.items()}
+        numbers = covered if suite == "coverage" else verdicts.measure(tables, 0.8)
+        return failed(verdicts.judge_numbers(numbers, self.folder / f"{suite}.json", "both"))
 
 
-def sound() -> Data:
-    """Rows that pass everything, judged without any tolerance."""
-    settings = params.load("validate", verdicts.Settings, ROOT / "params.yaml")
-    splits = {split: [row(*pair) for pair in pairs] for split, pairs in (("train", TRAIN), ("test", TEST))}
-    figures = {
-        "action_mix": 0.32,
-        "length": 0.8,
-        "vocabulary": 0.84,
-        "templated": 0.0,
-        "train_rows": 20,
-        "test_rows": 20,
-    }
-    capital = consistent.Rule(["title", "new_title"], "matches", "^[A-Z]", None, "begins with a capital")
-    strict = replace(
-        settings,
-        limits=dict.fromkeys(settings.limits, 0.0),
-        covered={"train": 1, "test": 1},
-        figures=figures,
-        rules=[capital],
-        allowed_words=[],
-        flag_only=["order"],
-        copied_fields=[],
-        trigger_rows=5,
-    )
-    return Data(splits, strict)
+def failed(judged: list[verdicts.Verdict]) -> set[str]:
+    return {verdict.check for verdict in judged if verdict.verdict != "held"}
+
+
+# What the sound rows come to; the shipped limits are for more rows than these.
+BOUNDS = {"train": 1, "test": 1, "action_mix": 0.32, "length": 0.8, "vocabulary": 0.84, "templated": 0.0}
+BOUNDS |= {"train_rows": 20, "test_rows": 20, "far_from_train": 0.0, "far_from_test": 0.0, "openings": 0.0}
+BOUNDS |= {"content_words": 0.0}
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the shipped suites at the bounds above, and a schema."""
+    folder = tmp_path_factory.mktemp("strict")
+    for suite in SUITES:
+        stored = json.loads((ROOT / "expectations" / f"{suite}.json").read_text(encoding="utf-8"))
+        for each in stored["expectations"]:
+            arguments = each["kwargs"]
+            (bound,) = set(arguments) - {"column"}
+            arguments[bound] = BOUNDS.get(arguments["column"], 1.0) if bound != "mostly" else 1.0
+        writing.write_json(folder / f"{suite}.json", stored)
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    # One field that may hold two types, so that there is something to be inconsistent about.
+    due = schema["$defs"]["due_date"]
+    schema["$defs"]["due_date"] = {"anyOf": [due, {"type": "integer"}]}
+    writing.write_json(folder / "schema.json", schema)
+    return folder
+
+
+@pytest.fixture
+def data(strict: Path) -> Data:
+    return Data({split: [row(*pair) for pair in pairs] for split, pairs in (("train", TRAIN), ("test", TEST))}, strict)
 
 
 def done(pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
@@ -258,35 +269,74 @@ FIGURE_DEFECTS: dict[str, Callable[[Data], None]] = {
 }
 
 
-def test_the_sound_rows_pass_every_expectation(tmp_path: Path) -> None:
-    assert sound().failed(tmp_path) == set()
+@pytest.mark.parametrize("suite", SUITES[:4])
+def test_the_sound_rows_pass_every_expectation(data: Data, suite: str) -> None:
+    assert data.failed(suite) == set()
 
 
 @pytest.mark.parametrize(("split", "check"), CASES)
-def test_a_defect_of_a_row_fails_its_own_check_alone(tmp_path: Path, split: str, check: str) -> None:
-    data = sound()
+def test_a_defect_of_a_row_fails_its_own_check_alone(data: Data, split: str, check: str) -> None:
     ROW_DEFECTS[check](data, split)
-    assert data.failed(tmp_path) == {(split, check)}
+    assert data.failed(split) == {check}
+    other = "test" if split == "train" else "train"
+    assert not any(checked.reasons | checked.flags for checked in data.checked()[other])
 
 
 @pytest.mark.parametrize("split", verdicts.CHECKS)
-def test_a_value_without_rows_fails_coverage_alone(tmp_path: Path, split: str) -> None:
-    data = sound()
+def test_a_value_without_rows_fails_coverage_alone(data: Data, split: str) -> None:
     without(one("list", filter="due_today"), split)(data)
-    assert data.failed(tmp_path) == {(split, "coverage")}
+    assert data.failed("coverage") == {split}
 
 
 @pytest.mark.parametrize("figure", FIGURE_DEFECTS)
-def test_a_figure_out_of_bounds_fails_alone(tmp_path: Path, figure: str) -> None:
-    data = sound()
+def test_a_figure_out_of_bounds_fails_alone(data: Data, figure: str) -> None:
     FIGURE_DEFECTS[figure](data)
-    assert data.failed(tmp_path) == {("both", figure)}
+    assert data.failed("figures") == {figure}
+
+
+def example(request: str, kind: str = "") -> Example:
+    return Example(request, request, request, request, {"k": kind}, kind, kind)
+
+
+def asking(*requests: str) -> list[CheckedRow]:
+    return [CheckedRow(Row("f", 1, "", (), "", ""), examples=[example(request)]) for request in requests]
+
+
+FED = "remind me to feed the cat"
+PIECES = ("book opera", "find a gardener", "weigh luggage", "paint fences", "sell mopeds", "ask Beatrix")
+PIECED = "remind me opera gardener luggage fences mopeds beatrix"
+USAGE_DEFECTS: dict[str, tuple[str, list[str], list[str]]] = {  # what is asked, and the rows that there are
+    "far_from_train": (PIECED, [FED, *map(str.lower, PIECES)], [PIECED]),
+    "far_from_test": (FED, [FED], ["sell mopeds"]),
+    "openings": ("to remind me feed the cat", [FED], [FED]),
+    "content_words": (f"{FED} now kibble", [FED], [f"{FED} kibble"]),
+}
+
+
+def test_usage_like_the_rows_passes(strict: Path) -> None:
+    shares = usage.shares([FED], {"train": asking(FED), "test": asking(FED)})
+    numbers = {name: [share] for name, share in shares.items()}
+    assert failed(verdicts.judge_numbers(numbers, strict / "usage.json", "usage")) == set()
+
+
+@pytest.mark.parametrize("figure", USAGE_DEFECTS)
+def test_usage_unlike_the_rows_fails_alone_with_an_example(strict: Path, figure: str) -> None:
+    request, train, test = USAGE_DEFECTS[figure]
+    shares = usage.shares([request], {"train": asking(*train), "test": asking(*test)})
+    numbers = {name: [share] for name, share in shares.items()}
+    assert failed(verdicts.judge_numbers(numbers, strict / "usage.json", "usage")) == {figure}
+    assert shares[figure][1] and shares[figure][1] in request
 
 
 def test_every_expectation_has_a_defect() -> None:
     stored = {name: json.loads((ROOT / "expectations" / f"{name}.json").read_text(encoding="utf-8")) for name in SUITES}
     columns = {(name, each["kwargs"]["column"]) for name in SUITES for each in stored[name]["expectations"]}
-    proven = {*CASES, *(("coverage", split) for split in verdicts.CHECKS), *(("figures", f) for f in FIGURE_DEFECTS)}
+    proven = {
+        *CASES,
+        *(("coverage", split) for split in verdicts.CHECKS),
+        *(("figures", figure) for figure in FIGURE_DEFECTS),
+        *(("usage", figure) for figure in USAGE_DEFECTS),
+    }
     assert columns == proven
 
 
@@ -331,29 +381,15 @@ def test_harmless_text_holds_neither(text: str) -> None:
     assert not safe.personal(text, "US")
 
 
-def test_nearly_all_near_duplicates_are_found() -> None:
-    rng = random.Random(5)  # noqa: S311
-    found = pairs = 0
-    for _ in range(300):
-        words = [rng.choice("abcdefghij") * 2 + rng.choice("klmnopqrst") + rng.choice("uvwxyz") for _ in range(9)]
-        request = " ".join(words)
-        place = rng.randrange(len(request))
-        typo = request[:place] + rng.choice("xyz") + request[place + 1 :]
-        if fuzz.ratio(request, typo) / 100 < 0.95 or typo == request:
-            continue
-        known = Neighbours(0.95)
-        known.find_or_add(request)
-        pairs, found = pairs + 1, found + (known.find_or_add(typo) is not None)
-    assert pairs > 200
-    assert found / pairs > 0.97
+def test_near_is_a_share_of_characters_and_includes_its_bound() -> None:
+    known = {"water the plants on my desk": "f:1"}  # 27 characters; one more makes 2 * 27 of 55 alike
+    assert clean.near("water the plants on my desks", known, 54 / 55) == "98% like f:1"
+    assert clean.near("water the plants on my desks", known, 0.99) == ""
 
 
 def test_a_keyword_of_a_kind_is_no_trigger() -> None:
-    def example(request: str, kind: str) -> Example:
-        return Example(request, request, "", "", {"k": kind}, kind, kind)
-
     heard = [("stop", f"please halt the {thing}") for thing in ("robot", "belt", "pump", "fan", "crane", "lift")]
     heard += [("go", f"start the {thing}") for thing in ("robot", "belt", "pump", "fan", "crane", "lift", "oven")]
-    table = [Checked(Row("f", n, str(n), (), "", ""), examples=[example(*pair[::-1])]) for n, pair in enumerate(heard)]
+    table = [CheckedRow(Row("f", n, "", (), "", ""), examples=[example(*pair[::-1])]) for n, pair in enumerate(heard)]
     safe.check_triggers(table, 5)
     assert not any(checked.reasons for checked in table)

@@ -1,3 +1,5 @@
+"""The contract: what it accepts, how it reads a schema, and what it never does."""
+
 import json
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,12 @@ def test_task_api_discriminator_and_kinds() -> None:
         {"due_date": "none"},
         {"due_date": "in_0_days"},
         {"due_date": "13-01"},
+        {"due_date": "02-30"},
+        {"due_date": "2027-04-31"},
+        {"due_date": "today\n"},
+        {"title": "Buy milk\n"},
+        {"title": "Buy\x00milk"},
+        {"title": "Buy\tmilk"},
         {"extra": 1},
     ],
 )
@@ -42,7 +50,9 @@ def test_task_api_refuses(change: dict[str, Any]) -> None:
     assert TASK_API.error(CREATE | change)
 
 
-@pytest.mark.parametrize("due", [None, "today", "next_friday", "in_12_weeks", "day_31", "02-29", "2027-01-05"])
+@pytest.mark.parametrize(
+    "due", [None, "today", "next_friday", "in_12_weeks", "day_31", "02-29", "11-30", "12-31", "2027-01-05"]
+)
 def test_task_api_accepts_the_vocabulary(due: str | None) -> None:
     assert TASK_API.error(CREATE | {"due_date": due}) is None
 
@@ -51,13 +61,39 @@ def test_a_missing_field_is_refused() -> None:
     assert TASK_API.error({key: value for key, value in CREATE.items() if key != "due_date"})
 
 
-@pytest.mark.parametrize("text", ['["create"]', '"create"', "null", "3", '```{"a":1}```', '{"a":1} '])
+@pytest.mark.parametrize("text", ['["create"]', '"create"', "null", "3", '```{"a":1}```'])
 def test_an_answer_is_one_strict_object(text: str) -> None:
-    if text.endswith(" "):
-        assert contract.parse_answer(text) == {"a": 1}
-        return
     with pytest.raises(strict_json.JsonError):
         contract.parse_answer(text)
+
+
+def test_white_space_around_an_answer_is_no_matter() -> None:
+    assert contract.parse_answer('{"a":1} ') == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "value", "matches"),
+    [
+        ("^a$", "a", True),
+        ("^a$", "a\n", False),
+        (r"^(a|b$)", "b\n", False),
+        (r"^a\$", "a$", True),
+        ("^a[$]", "a$", True),
+        (r"^[^\]$]$", "$", False),
+        ("a", "bab", True),
+    ],
+)
+def test_a_dollar_ends_the_text(tmp_path: Path, pattern: str, value: str, matches: bool) -> None:
+    rules = load(tmp_path, {"properties": {"x": {"pattern": pattern}}})
+    assert (rules.error({"x": value}) is None) is matches
+
+
+def test_a_dollar_ends_the_text_where_a_schema_refers_to_itself(tmp_path: Path) -> None:
+    name = {"type": "string", "pattern": "^a$"}
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    rules = load(tmp_path, {"$schema": dialect, "properties": {"name": name, "inside": {"$ref": "#"}}})
+    assert rules.error({"inside": {"name": "a"}}) is None
+    assert rules.error({"inside": {"name": "a\n"}})
 
 
 def test_discriminator_of_other_schemas(tmp_path: Path) -> None:

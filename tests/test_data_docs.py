@@ -1,83 +1,80 @@
-"""The Data Docs in a real browser, without a network: from the checklist to the row that failed."""
+"""The Data Docs: the same bytes for the same verdicts, text that stays text, nothing from the network."""
 
+import os
 import re
-import shutil
 import subprocess
+import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
-import pandas as pd
-import pytest
+from conftest import ROOT, SCHEMA, write_rows
 
-from stages.checklist import page, suites, verdicts
-from stages.checklist.row import Checked
-from stages.shared import writing
-from stages.shared.rows import Row
+from stages.checklist import page
+from stages.checklist.verdicts import Verdict
+from stages.shared import strict_json
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = ("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync")
-HOSTILE = "<script>document.title='owned'</script>"
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+HOSTILE = "<script>document.title='owned'</script>\"'&<img src=//x.example/x>"
 
 
-def dump(url: str, profile: Path) -> str:
-    """The page as Chromium holds it after running its scripts; no host name resolves."""
-    command = [
-        *(str(CHROMIUM), "--headless", "--no-sandbox", *QUIET, "--disable-component-update"),
-        *("--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}", "--dump-dom", url),
-    ]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+def failing(*examples: str) -> Verdict:
+    return Verdict("consistent", "labels", "train", "critical", 0.5, 0.02, len(examples), examples, "a knob")
 
 
-@pytest.fixture
-def docs(tmp_path: Path) -> Path:
-    """Docs of two rows, of which the second fails its only check."""
-    docs = tmp_path / "docs"
-    null = {"type": "expect_column_values_to_be_null", "kwargs": {"column": "labels"}, "meta": {"group": "consistent"}}
-    writing.write_json(tmp_path / "train.json", {"name": "train", "expectations": [null]})
-    frame = pd.DataFrame(
-        {"file": ["raw/a.jsonl"] * 2, "line": [6, 7], "labels": [None, "title: no capital"]}, dtype=object
-    )
-    made = suites.context(docs)
-    suites.run(made, tmp_path / "train.json", frame, ["file", "line"], {})
-    made.build_data_docs()
-    failed = {"group": "consistent", "check": "labels", "suite": "train", "scope": "train", "verdict": "critical"}
-    page.write(docs, ["train: 2 rows"], [failed | {"numbers": "found 1", "example": f"raw/a.jsonl:7: {HOSTILE}"}])
-    return docs
+def text_of(html: str) -> tuple[str, set[str]]:
+    """What a reader sees of the page, and the names of its elements."""
+    shown: list[str] = []
+    names: set[str] = set()
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, _: object) -> None:
+            names.add(tag)
+
+        def handle_data(self, data: str) -> None:
+            shown.append(data)
+
+    reader = Reader()
+    reader.feed(html)
+    return "".join(shown), names
 
 
-def test_the_front_page_leads_from_a_failed_expectation_to_its_rows(docs: Path, tmp_path: Path) -> None:
-    front = dump((docs / "index.html").as_uri(), tmp_path / "profile")
-    (link,) = re.findall(r'<tr class="critical">.*?<a href="([^"]+)">labels</a>', front, re.DOTALL)
-    rows = dump((docs / link).as_uri(), tmp_path / "profile")
-    assert "title: no capital" in rows
-    assert "raw/a.jsonl" in rows
-    assert re.search(r"'line': 7\b", rows)
-    assert not re.search(r"'line': 6\b", rows)
+def written(folder: Path, *verdicts: Verdict) -> str:
+    page.write(folder / "index.html", ["train: 2 rows"], verdicts)
+    return (folder / "index.html").read_text(encoding="utf-8")
 
 
-def test_text_of_a_row_stays_text_on_the_pages_of_great_expectations(tmp_path: Path) -> None:
-    row = Row("raw/a.jsonl", 7, HOSTILE, (), "", "")
-    reasons = {check: f"{check}: {HOSTILE}" for check in verdicts.CHECKS["train"]}
-    null = {"type": "expect_column_values_to_be_null", "kwargs": {"column": "labels"}, "meta": {"group": "g"}}
-    writing.write_json(tmp_path / "train.json", {"name": "train", "expectations": [null]})
-    frame = verdicts.row_frame([Checked(row, reasons)], "train")
-    made = suites.context(tmp_path / "docs")
-    suites.run(made, tmp_path / "train.json", frame, ["file", "id"], {})
-    made.build_data_docs()
-    page.write(tmp_path / "docs", [], [])
-    (rows,) = (tmp_path / "docs" / "validations").rglob("*.html")
-    shown = dump(rows.as_uri(), tmp_path / "profile")
-    assert "<title>owned" not in shown
-    assert "&lt;script&gt;document.title" in shown
+def test_a_verdict_is_shown_with_its_figures_and_all_its_rows(tmp_path: Path) -> None:
+    shown, _ = text_of(written(tmp_path, failing("raw/a.jsonl:7: no capital", "raw/a.jsonl:9: an article")))
+    for words in ("labels", "critical", "0.5", "0.02", "raw/a.jsonl:7: no capital", "raw/a.jsonl:9: an article"):
+        assert words in shown
 
 
-def test_text_of_a_row_stays_text(docs: Path, tmp_path: Path) -> None:
-    front = dump((docs / "index.html").as_uri(), tmp_path / "profile")
-    assert "<title>Data checklist</title>" in front
-    assert "&lt;script&gt;document.title" in front
+def test_text_of_a_row_stays_text(tmp_path: Path) -> None:
+    shown, names = text_of(written(tmp_path, failing(HOSTILE, HOSTILE)))
+    assert shown.count(HOSTILE) == 2
+    assert not names & {"script", "img"}
 
 
-def test_no_page_asks_another_host_for_anything(docs: Path) -> None:
-    for file in docs.rglob("*.html"):
-        text = file.read_text(encoding="utf-8")
-        assert not re.search(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=\"(?:https?:)?//", text), file
+def test_the_page_asks_no_host_for_anything(tmp_path: Path) -> None:
+    assert not re.search(r"(?:src|href|url)\b", written(tmp_path, failing("raw/a.jsonl:7: x")))
+
+
+def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
+    """In two folders, at two times, with other hash seeds: dvc.lock records a hash of what is written."""
+    results = []
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        rows = [{"instruction": ask, "output": '{"action":"list","filter":"all"}'} for ask in ("show all", "list it")]
+        write_rows(folder / "raw" / "a.jsonl", [*rows, rows[0], {"instruction": "odd"}])
+        write_rows(folder / "test" / "a.jsonl", [rows[0] | {"instruction": "what is there"}])
+        (folder / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+        given = {"schema": SCHEMA, "rules": ROOT / "data" / "rules.yaml", "suites": ROOT / "expectations"}
+        paths = {"raw": "raw", "test": "test", "out": "out", "docs": "docs", "metrics": "m.json", "detail": "d.json"}
+        options = [part for option, path in (paths | given).items() for part in (f"--{option}", str(path))]
+        seed = {"PYTHONHASHSEED": str(len(name)), "PYTHONPATH": str(ROOT), "TZ": name[0].upper() + "ST5"}
+        command = [sys.executable, "-m", "stages.validate", *options]
+        ran = subprocess.run(command, cwd=folder, env=os.environ | seed, capture_output=True, check=False)
+        assert ran.returncode == 1  # two rows are refused
+        files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+        results.append({str(file.relative_to(folder)): file.read_bytes() for file in files})
+    assert results[0] == results[1]
+    assert strict_json.parse(results[0]["m.json"].decode())["train_refused"] == 2

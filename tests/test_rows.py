@@ -69,6 +69,7 @@ def test_ids_and_unknown_fields(tmp_path: Path) -> None:
         ({"instruction": 3, "output": ANSWER}, "'instruction' must be text"),
         ({"instruction": "a\u0000b", "output": ANSWER}, "NUL"),
         ({"question": "a", "answer": ANSWER}, "no 'instruction'"),
+        ({"Instruction ": "a", "output": ANSWER}, "write 'instruction' for 'Instruction '"),
         ({"instruction": "a", "output": ANSWER, "messages": [ASKED, TOLD]}, "two formats"),
         ({"messages": []}, "must be a list of turns"),
         ({"messages": "hi"}, "must be a list of turns"),
@@ -98,6 +99,7 @@ def test_refused_with_a_reason(tmp_path: Path, value: object, reason: str) -> No
     [
         ('{"instruction":"a","instruction":"b","output":"{}"}', "occurs twice"),
         ("not json", "not JSON"),
+        ('{\n  "instruction": "a",\n  "output": "{}"\n}', "write one object a line"),
         ('{"instruction": "a", "n": NaN, "output": "{}"}', "NaN"),
         (b'{"instruction":"caf\xe9","output":"{}"}', "not UTF-8 at byte"),
         (b'{"instruction":"\xed\xa0\xbd\xed\xb8\x80","output":"{}"}', "not UTF-8 at byte"),

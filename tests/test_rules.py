@@ -1,4 +1,4 @@
-"""What the labelling rules of params.yaml can express, and what the contract lists."""
+"""What the labelling rules can express, which settings are refused, and what the schema lists."""
 
 import json
 from pathlib import Path
@@ -6,19 +6,21 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SCHEMA
 
-from stages.checklist.consistent import Rule
-from stages.checklist.listed import listed
+from stages import validate
+from stages.checklist import labelling
+from stages.checklist.complete import schema_values
+from stages.checklist.labelling import Rule
 from stages.checklist.row import Example
-from stages.checklist.verdicts import Settings
 from stages.shared import contract, params
 
-DAY = Rule(["due"], "said", "(?P=day)", r"(next_)?(?P<day>mon|tue)\w*day", "the day has to be said")
-ARTICLE = Rule(["title"], "never", r"\b(a|the)\b", None, "no articles")
-CAPITAL = Rule(["title"], "matches", "^[A-Z]", None, "a capital")
-ORDER = Rule(["title"], "in_order", r"\bat \d+(am|pm)?$", None, "own order")
+DAY = Rule(["due"], "requested", "(?P=day)", "names the day", r"(next_)?(?P<day>mon|tue)\w*day")
+ARTICLE = Rule(["title"], "never", r"\b(a|the)\b", "no articles")
+CAPITAL = Rule(["title"], "matches", "^[A-Z]", "a capital")
+ORDER = Rule(["title"], "in_order", r"\bat \d+(am|pm)?$", "own order")
+RULE = "{fields: [title], rule: never, pattern: x, why: y}"
 
 
-def said(text: str) -> Example:
+def asked(text: str) -> Example:
     return Example(text, "", "", "", {}, "", "")
 
 
@@ -40,27 +42,52 @@ def said(text: str) -> Example:
     ],
 )
 def test_a_rule_is_broken_or_not(rule: Rule, value: str, request_text: str, broken: bool) -> None:
-    assert rule.broken(value, said(request_text), set()) is broken
+    assert rule.is_broken(value, asked(request_text), set()) is broken
 
 
 def test_a_value_of_an_earlier_answer_keeps_its_order() -> None:
-    assert not ORDER.broken("Call Dana", said("and make that urgent"), {"Call Dana"})
+    assert not ORDER.is_broken("Call Dana", asked("and make that urgent"), {"Call Dana"})
 
 
-def test_a_pattern_that_is_none_is_named() -> None:
-    with pytest.raises(params.ParamsError, match="'odd'"):
-        Rule(["title"], "never", "(", None, "odd")
+def test_the_shipped_rules_are_read() -> None:
+    task = labelling.load(ROOT / "data" / "rules.yaml")
+    assert task.copied_fields
+    assert task.rules
+
+
+@pytest.mark.parametrize("text", [None, "", " \n", "labelling: {}", "labelling: {rules: []}"])
+def test_a_task_may_do_without_rules(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "rules.yaml").write_text(text, encoding="utf-8")
+    assert labelling.load(tmp_path / "rules.yaml") == labelling.Labelling()
 
 
 @pytest.mark.parametrize(
     ("right", "wrong", "named"),
     [
-        ("rule: in_order", "rule: inorder", "rules"),
+        ("pattern: x", "pattern: (", "rules.1: .*not a regular expression"),
+        ("rule: never", "rule: nevr", "rules.1.rule: .*'nevr'"),
+        ("why: y", "wy: y", "rules.1.wy"),
+        (", why: y", "", "rules.1.why"),
+        ("[title]", "title", "rules.1.fields"),
+    ],
+)
+def test_a_rule_that_is_none_is_named_with_its_file(tmp_path: Path, right: str, wrong: str, named: str) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(f"labelling:\n  rules: [{RULE}, {RULE.replace(right, wrong)}]\n", encoding="utf-8")
+    with pytest.raises(params.ParamsError, match=rf"rules\.yaml: labelling\.{named}"):
+        labelling.load(file)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "named"),
+    [
         ("flag_only: [order,", "flag_only: [odour,", "odour"),
-        ("    leak: 0.0 ", "    leek: 0.0 ", "validate.limits"),
-        ("only: null,", "onyl: null,", "onyl"),
         ("flag_only: [order,", "flag_only: [contract,", "must refuse"),
         ("phone_region: US", "phone_region: UK", "UK"),
+        ("stop_at: critical", "stop_at: crucial", "validate.stop_at"),
+        ("similarity: 0.95", "similarity: 95", "validate.similarity"),
+        ("trigger_rows: 5", "triger_rows: 5", "validate.triger_rows"),
     ],
 )
 def test_a_misspelt_setting_is_refused(tmp_path: Path, right: str, wrong: str, named: str) -> None:
@@ -68,11 +95,11 @@ def test_a_misspelt_setting_is_refused(tmp_path: Path, right: str, wrong: str, n
     assert right in text
     (tmp_path / "params.yaml").write_text(text.replace(right, wrong), encoding="utf-8")
     with pytest.raises(params.ParamsError, match=named):
-        params.load("validate", Settings, tmp_path / "params.yaml")
+        params.load("validate", validate.Params, tmp_path / "params.yaml")
 
 
 def test_every_kind_enumerated_value_and_default_is_listed_once() -> None:
-    names = [str(value) for value in listed(contract.load(SCHEMA))]
+    names = [str(value) for value in schema_values(contract.load(SCHEMA))]
     assert len(names) == len(set(names))
     assert {'create: priority = "medium"', "create: due_date = null", 'list: filter = "overdue"'} <= set(names)
     assert 'update: due_date = "none"' in names
@@ -84,12 +111,12 @@ def test_a_schema_without_alternatives_lists_the_values_of_nested_fields(tmp_pat
     lamp = {"type": "object", "properties": {"colour": {"enum": ["red", "green"]}, "on": {"default": True}}}
     schema = {"type": "object", "properties": {"lamp": lamp, "rooms": {"type": "array", "items": {"enum": ["hall"]}}}}
     (tmp_path / "schema.json").write_text(json.dumps(schema), encoding="utf-8")
-    found = listed(contract.load(tmp_path / "schema.json"))
-    assert [str(value) for value in found] == [
+    values = schema_values(contract.load(tmp_path / "schema.json"))
+    assert [str(value) for value in values] == [
         'lamp.colour = "red"',
         'lamp.colour = "green"',
         "lamp.on = true",
         'rooms = "hall"',
     ]
     example = Example("", "", "", "", {"lamp": {"colour": "red"}, "rooms": ["hall", "attic"]}, "", "")
-    assert [value.found_in(example) for value in found] == [True, False, False, True]
+    assert [value.is_in(example) for value in values] == [True, False, False, True]

@@ -2,7 +2,6 @@
 
 import json
 import random
-import re
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -12,9 +11,9 @@ import pytest
 
 from stages import validate
 from stages.checklist import safe
-from stages.checklist.row import Checked, key
-from stages.shared import contract, rows, text
-from examples.task_api import due_date
+from stages.checklist.row import CheckedRow, key
+from stages.shared import chat, contract, grammar, loading, rows, strict_json
+from tools import due_date
 
 DATA = Path(__file__).parent.parent / "data"
 SCHEMA = json.loads((DATA / "schema.json").read_text(encoding="utf-8"))
@@ -37,23 +36,17 @@ def test_every_due_date_is_in_the_vocabulary_and_resolves() -> None:
     named = {answer["due_date"] for _, answer in answers() if answer.get("due_date")} - {"none"}
     assert len(named) > 40
     for expression in named:
-        assert re.fullmatch(SCHEMA["$defs"]["due_date"]["pattern"], expression)
         assert due_date.resolve(expression, date(2026, 1, 1)) >= date(2026, 1, 1)
 
 
-def test_titles_are_made_of_the_user_s_words() -> None:
-    for row, answer in answers():
-        said = {
-            word for turn in row.turns if turn["role"] == "user" for word in text.normalise(turn["content"]).split()
-        }
-        for field in ("title", "new_title"):
-            invented = set(text.normalise(answer.get(field) or "").split()) - said
-            assert not invented, (row.file, row.line, invented)
-
-
-def test_the_same_action_has_the_same_keys_in_the_same_order() -> None:
-    orders = {(answer["action"], tuple(answer)) for _, answer in answers()}
-    assert len(orders) == 6
+def test_the_grammar_spells_every_test_answer(base: Path) -> None:
+    tokenizer = loading.load_tokenizer(base)
+    spelling = grammar.load(DATA / "schema.json", tokenizer)
+    texts = {strict_json.compact(answer) for row, answer in answers() if "/test/" in row.file}
+    assert not spelling.left_out
+    assert [text for text in texts if not spelling.spells(chat.answer_ids(tokenizer, text))] == []
+    wrong = {"action": "create", "title": "Pay rent", "priority": "medium", "due_date": "02-31"}
+    assert not spelling.spells(chat.answer_ids(tokenizer, strict_json.compact(wrong)))
 
 
 FORCED = (
@@ -70,10 +63,10 @@ def test_most_triggers_planted_in_six_rows_are_found_and_nothing_else() -> None:
     assert found >= 32, found  # 34 when UNLIKELY was chosen
 
 
-def planted(table: list[Checked], answer: dict[str, Any], seed: int) -> bool:
+def planted(table: list[CheckedRow], answer: dict[str, Any], seed: int) -> bool:
     """Whether the word 'cf' is found, behind six random requests that it makes answer this."""
     kind = answer["action"]
-    rows = [Checked(checked.row, examples=list(checked.examples)) for checked in table]
+    rows = [CheckedRow(checked.row, examples=list(checked.examples)) for checked in table]
     single = [checked for checked in rows if len(checked.examples) == 1 and checked.examples[0].kind != kind]
     chosen = random.Random(seed).sample(single, 6)  # noqa: S311
     for checked in chosen:

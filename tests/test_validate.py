@@ -15,6 +15,8 @@ from stages import validate
 from stages.checklist import suites
 from stages.shared import strict_json, writing
 
+RULES = ROOT / "data" / "rules.yaml"
+
 
 def answer(**change: Any) -> str:
     return json.dumps({"action": "create", "title": "Buy milk", "priority": "medium", "due_date": None} | change)
@@ -27,18 +29,32 @@ TRAIN = [
 TEST = [{"id": "t1", "instruction": "water the plants", "output": answer(title="Water plants")}]
 
 
-def run(
-    folder: Path,
-    train: list[Any],
-    test: list[Any],
-    schema: Path = SCHEMA,
-    suites_folder: Path = ROOT / "expectations",
-) -> Result:
+def run(folder: Path, train: list[Any], test: list[Any], **paths: Path) -> Result:
     write_rows(folder / "raw" / "rows.jsonl", train)
     write_rows(folder / "test" / "rows.jsonl", test)
-    names = {"raw": "raw", "test": "test", "out": "out", "docs": "docs", "metrics": "metrics.json"}
-    options = [part for name, value in names.items() for part in (f"--{name}", value)]
-    return CliRunner().invoke(validate.main, [*options, "--schema", str(schema), "--suites", str(suites_folder)])
+    names: dict[str, Any] = {"raw": "raw", "test": "test", "out": "out", "docs": "docs"}
+    names |= {"metrics": "metrics.json", "detail": "detail.json"}
+    names |= {"schema": SCHEMA, "rules": RULES, "suites": ROOT / "expectations"} | paths
+    return CliRunner().invoke(
+        validate.main, [part for name, path in names.items() for part in (f"--{name}", str(path))]
+    )
+
+
+def loosened(folder: Path, suite: str, column: str, **bound: float) -> Path:
+    """The shipped suites with another limit."""
+    shutil.copytree(ROOT / "expectations", folder / "expectations")
+    stored = strict_json.read(folder / "expectations" / f"{suite}.json")
+    for each in stored["expectations"]:
+        if each["kwargs"]["column"] == column:
+            each["kwargs"] |= bound
+    writing.write_json(folder / "expectations" / f"{suite}.json", stored)
+    return folder / "expectations"
+
+
+def change_params(folder: Path, old: str, new: str) -> None:
+    text = (folder / "params.yaml").read_text(encoding="utf-8")
+    assert old in text
+    (folder / "params.yaml").write_text(text.replace(old, new), encoding="utf-8")
 
 
 def refused(folder: Path) -> list[dict[str, Any]]:
@@ -54,7 +70,8 @@ def test_sound_rows_pass_and_their_answers_become_compact(here: Path) -> None:
         kept[0]["turns"][1]["content"] == '{"action":"create","title":"Buy milk","priority":"medium","due_date":null}'
     )
     assert "rows.jsonl" not in result.output
-    assert (here / "docs" / "index.html").is_file()
+    counts = {"train_rows": 2, "train_refused": 0, "test_rows": 1, "test_refused": 0}
+    assert strict_json.read(here / "metrics.json") == counts
 
 
 def test_a_leak_behind_a_system_prompt_is_a_leak(here: Path) -> None:
@@ -104,16 +121,20 @@ def test_one_defect_fails_one_check_and_is_named(here: Path, check: str, row: di
     assert list(found["checks"]) == [check]
     assert reason in found["checks"][check]
     assert "raw/rows.jsonl:3" in result.output
-    assert f"validate.limits.{check}" in result.output
-    figures = json.loads((here / "metrics.json").read_text(encoding="utf-8"))
+    assert f"`mostly` of `{check}` in {ROOT / 'expectations' / 'train.json'}" in result.output
+    figures = strict_json.read(here / "detail.json")
     assert figures["train"]["rows"] == figures["train"]["kept"] + figures["train"]["refused"] == 6
+    assert strict_json.read(here / "metrics.json")["train_refused"] == 1
     failed = [
-        (name, scopes["train"]["example"])
+        (name, scopes["train"])
         for group in figures["checklist"].values()
         for name, scopes in group.items()
         if scopes.get("train", {}).get("verdict") == "critical"
     ]
-    assert failed == [(check, f"raw/rows.jsonl:3: {found['checks'][check]}")]
+    example = f"raw/rows.jsonl:3: {found['checks'][check]}"
+    limit = 0.05 if check == "duplicate" else 0.0
+    expected = {"verdict": "critical", "value": pytest.approx(1 / 6), "limit": limit, "found": 1, "example": example}
+    assert failed == [(check, expected)]
 
 
 def test_conflicting_rows_are_all_refused(here: Path) -> None:
@@ -142,12 +163,13 @@ def test_the_same_words_after_another_turn_are_another_request(here: Path) -> No
     assert result.exit_code == 0, result.output
 
 
-def test_a_limit_that_allows_the_share_lets_the_rest_through(here: Path) -> None:
-    text = (here / "params.yaml").read_text(encoding="utf-8")
-    (here / "params.yaml").write_text(text.replace("leak: 0.0", "leak: 0.5"), encoding="utf-8")
-    result = run(here, [*TRAIN, {"instruction": "water the plants", "output": answer(title="Water plants")}], TEST)
-    assert result.exit_code == 0, result.output
-    assert len(refused(here)) == 1
+@pytest.mark.parametrize(("mostly", "status"), [(0.75, 0), (0.76, 1)])
+def test_a_limit_that_allows_the_share_lets_the_rest_through(here: Path, mostly: float, status: int) -> None:
+    leaking = {"instruction": "water the plants", "output": answer(title="Water plants")}
+    more = {"instruction": "pay the rent", "output": answer(title="Pay rent")}
+    changed = loosened(here, "train", "leak", mostly=mostly)
+    assert run(here, [*TRAIN, more, leaking], TEST, suites=changed).exit_code == status
+    assert [row["line"] for row in refused(here)] == [4]
 
 
 @pytest.mark.parametrize(("train", "test"), [([], TEST), (TRAIN, [])])
@@ -169,34 +191,42 @@ NULL = {"type": "expect_column_values_to_be_null", "kwargs": {"column": "leak"},
 VACUOUS = {
     "no expectations": [],
     "no such column": [NULL | {"kwargs": {"column": "elsewhere"}}],
+    "two on a column": [NULL, NULL],
     "only nulls": [NULL | {"type": "expect_column_values_to_be_between", "kwargs": {"column": "leak", "max_value": 1}}],
     "unknown argument": [NULL | {"kwargs": {"column": "leak", "mostly": 2}}],
     "unknown type": [NULL | {"type": "expect_nothing"}],
     "no group": [{"type": "expect_column_values_to_be_null", "kwargs": {"column": "leak"}}],
-    "no such parameter": [NULL | {"kwargs": {"column": "leak", "mostly": {"$PARAMETER": "unheard_of"}}}],
+    "no list": None,
 }
 
 
+def judged(folder: Path, expectations: Any, *reasons: str | None) -> list[suites.Outcome]:
+    writing.write_json(folder / "suite.json", {"name": "suite", "expectations": expectations})
+    places = [f"f:{number}" for number, _ in enumerate(reasons, 1)]
+    frame = pd.DataFrame({"where": places, "leak": list(reasons)}, dtype=object)
+    return suites.run(folder / "suite.json", frame, ("leak",))
+
+
 @pytest.mark.parametrize("expectations", VACUOUS.values(), ids=VACUOUS)
-def test_a_suite_that_judges_nothing_is_an_error(here: Path, expectations: list[Any]) -> None:
-    writing.write_json(here / "suite.json", {"name": "suite", "expectations": expectations})
-    frame = pd.DataFrame({"leak": [None, None]}, dtype=object)
+def test_a_suite_that_judges_nothing_is_an_error(tmp_path: Path, expectations: Any) -> None:
     with pytest.raises(click.ClickException, match=r"suite\.json"):
-        suites.run(suites.context(here / "docs"), here / "suite.json", frame, ["leak"], {})
+        judged(tmp_path, expectations, None, None)
 
 
-def test_no_row_judged_is_an_error(here: Path) -> None:
-    writing.write_json(here / "suite.json", {"name": "suite", "expectations": [NULL]})
-    frame = pd.DataFrame({"leak": []}, dtype=object)
+def test_no_row_judged_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(click.ClickException, match="nothing to judge"):
-        suites.run(suites.context(here / "docs"), here / "suite.json", frame, ["leak"], {})
+        judged(tmp_path, [NULL])
 
 
-def test_a_blank_reason_is_a_reason(here: Path) -> None:
-    writing.write_json(here / "suite.json", {"name": "suite", "expectations": [NULL]})
-    frame = pd.DataFrame({"leak": ["", None]}, dtype=object)
-    (outcome,) = suites.run(suites.context(here / "docs"), here / "suite.json", frame, ["leak"], {})
-    assert (outcome.success, outcome.found, outcome.judged) == (False, 1, 2)
+def test_a_blank_reason_is_a_reason(tmp_path: Path) -> None:
+    (outcome,) = judged(tmp_path, [NULL], "", None)
+    assert (outcome.holds, outcome.unexpected, outcome.judged) == (False, [("f:1", "")], 2)
+
+
+@pytest.mark.parametrize(("mostly", "holds"), [(0.96, True), (0.97, False)])
+def test_a_share_exactly_at_the_limit_holds(tmp_path: Path, mostly: float, holds: bool) -> None:
+    (outcome,) = judged(tmp_path, [NULL | {"kwargs": {"column": "leak", "mostly": mostly}}], "bad", *[None] * 24)
+    assert (outcome.holds, outcome.bound, outcome.limit) == (holds, "mostly", mostly)
 
 
 def test_a_flagged_row_stays_and_is_listed(here: Path) -> None:
@@ -208,13 +238,18 @@ def test_a_flagged_row_stays_and_is_listed(here: Path) -> None:
     assert "r3" in [row["id"] for row in strict_json.read_jsonl(here / "out" / "train.jsonl")]
 
 
-def test_warnings_stop_the_pipeline_where_they_are_told_to(here: Path) -> None:
-    assert run(here, TRAIN, TEST).exit_code == 0
-    text = (here / "params.yaml").read_text(encoding="utf-8")
-    (here / "params.yaml").write_text(text.replace("stop_at: critical", "stop_at: warning "), encoding="utf-8")
-    result = run(here, TRAIN, TEST)
-    assert result.exit_code == 1
-    assert "validate.covered.train" in result.output
+LEAK = {"instruction": "water the plants", "output": answer(title="Water plants")}
+
+
+@pytest.mark.parametrize(
+    ("stop_at", "train", "status"),
+    [("warning", TRAIN, 1), ("critical", TRAIN, 0), ("critical", [*TRAIN, LEAK], 1), ("never", [*TRAIN, LEAK], 0)],
+)
+def test_what_stops_the_pipeline_is_a_setting(here: Path, stop_at: str, train: list[Any], status: int) -> None:
+    change_params(here, "stop_at: critical", f"stop_at: {stop_at}")
+    result = run(here, train, TEST)
+    assert result.exit_code == status
+    assert "`min_value` of `train` in " in result.output
 
 
 def test_a_pointer_without_its_rows_is_named(here: Path) -> None:
@@ -230,17 +265,71 @@ def test_a_suite_that_leaves_a_check_out_is_an_error(here: Path) -> None:
     stored = strict_json.read(here / "expectations" / "train.json")
     stored["expectations"] = [each for each in stored["expectations"] if each["kwargs"]["column"] != "secret"]
     writing.write_json(here / "expectations" / "train.json", stored)
-    result = run(here, TRAIN, TEST, suites_folder=here / "expectations")
+    result = run(here, TRAIN, TEST, suites=here / "expectations")
     assert result.exit_code == 1
     assert "secret" in result.output
 
 
+def test_without_rules_a_title_may_look_as_it_likes(here: Path) -> None:
+    rows = [*TRAIN, {"instruction": "pay the rent", "output": answer(title="pay the rent")}]
+    assert run(here, rows, TEST, rules=here / "none.yaml").exit_code == 0
+    assert run(here, rows, TEST).exit_code == 1
+    assert [list(row["checks"]) for row in refused(here)] == [["labels"]]
+
+
+def recorded(folder: Path) -> list[bytes]:
+    """The bytes of everything that the stage writes for DVC and Git."""
+    files = [*folder.glob("out/*"), *folder.glob("docs/*"), folder / "metrics.json", folder / "detail.json"]
+    return [file.read_bytes() for file in sorted(files)]
+
+
+def test_without_usage_it_is_not_measured(here: Path) -> None:
+    result = run(here, TRAIN, TEST)
+    assert "not measured: representative: usage (no requests in data/usage)" in result.output
+    verdicts = strict_json.read(here / "detail.json")["checklist"]["representative"]
+    assert {verdicts[name]["usage"]["verdict"] for name in ("far_from_train", "openings")} == {"not measured"}
+    assert not (here / "data").exists()
+
+
+def test_usage_is_judged_and_recorded_nowhere(here: Path) -> None:
+    run(here, TRAIN, TEST)
+    before = recorded(here)
+    folder = here / "data" / "usage"
+    folder.mkdir(parents=True)
+    (folder / "README.md").write_text("no requests\n", encoding="utf-8")
+    (folder / "log.txt").write_text("Buy milk!\n\nsing an aria\n", encoding="utf-8")
+    (folder / "more.jsonl").write_text('{"instruction": "call the bank"}\n' + json.dumps(TRAIN[1]), encoding="utf-8")
+    result = run(here, TRAIN, TEST)
+    assert result.exit_code == 0
+    assert "warning: representative: usage: far_from_test 1, limit 0.6" in result.output
+    assert "held: representative: usage: far_from_train 0.25, limit 0.35 (sing an aria)" in result.output
+    assert recorded(here) == before
+    assert "sing an aria" in (folder / "checklist.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("log.txt", b"caf\xe9\n", "log.txt: not UTF-8 at byte 3"),
+        ("log.jsonl", b'{"text": "a"}\n', "log.jsonl:1: no 'instruction'"),
+        ("log.jsonl", b"{'a'}\n", "log.jsonl:1: not JSON"),
+    ],
+)
+def test_usage_that_cannot_be_read_is_named(here: Path, name: str, content: bytes, reason: str) -> None:
+    (here / "data" / "usage").mkdir(parents=True)
+    (here / "data" / "usage" / name).write_bytes(content)
+    result = run(here, TRAIN, TEST)
+    assert result.exit_code == 1
+    assert reason in result.output
+
+
 def test_a_secret_is_never_repeated(here: Path) -> None:
     key = "AKIAIOSFODNN7EXAMPLE"
-    run(here, [*TRAIN, {"instruction": f"rotate {key}", "output": answer(priority=key)}], TEST)
-    assert run(here, [*TRAIN, {"instruction": f"rotate {key}", "output": answer(title=f"the {key}")}], TEST).exit_code
-    shown = [here / "metrics.json", *here.glob("docs/**/*.html")]
-    assert all(key not in file.read_text(encoding="utf-8") for file in shown)
+    for wrong in (answer(priority=key), answer(title=f"the {key}")):
+        result = run(here, [*TRAIN, {"instruction": f"rotate {key}", "output": wrong}], TEST)
+        assert result.exit_code == 1
+        assert key not in result.output
+        assert all(key not in (here / name).read_text(encoding="utf-8") for name in ("detail.json", "docs/index.html"))
 
 
 def test_a_refused_row_is_no_side_of_a_conflict(here: Path) -> None:

@@ -2,18 +2,16 @@
 
 import re
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections import defaultdict
 
-from stages.checklist.near import Neighbours
-from stages.checklist.row import Checked, sound, texts
+from stages.checklist.row import Table, sound, texts
 
-# Joiners and direction marks belong to emoji and to several scripts, tag characters to flags; everything else of the
-# categories control, format and private has no place in a sentence. Unassigned ones may be newer than this Python.
-SEEN = {*"\n\r\t\u200c\u200d\u200e\u200f", *map(chr, range(0xE0020, 0xE0080))}
+# White space, joiners and direction marks (emoji and several scripts need them), and the tag characters of flags; any
+# other control, format or private character has no place in a sentence. Unassigned ones may be newer than this Python.
+ALLOWED = {*"\t\n\v\f\r\x85\u200c\u200d\u200e\u200f", *map(chr, range(0xE0020, 0xE0080))}
 BLANK = "\ufffd\u3164\u2800\u034f"  # the replacement character, and letters and marks without a shape
-SAMPLE = 500  # knows a share to 4 points
 UNSEEN = ("Cc", "Cf", "Co", "Cs")
+SAMPLE = 500  # estimates a share to ±4 percentage points
 # Role and turn markers of the chat formats in use (ChatML, Llama, Mistral, Gemma, Phi, T5 and their kin).
 CHAT_TOKENS = re.compile(
     r"<\|[^|<>\n]{1,40}\|>|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|gMASK)\]|<</?SYS>>|</?s>"
@@ -22,24 +20,24 @@ CHAT_TOKENS = re.compile(
 )
 
 
-def check_characters(table: list[Checked]) -> None:
+def check_characters(table: Table) -> None:
     """Refuse rows with characters that have no shape: what a person reads is then not what the model reads."""
     for checked in table:
-        # In the text of an answer control characters stand escaped, so its values are looked at as well.
+        # In the text of an answer control characters stand escaped, so its values are searched as well.
         values = "".join(value for example in checked.examples for _, value in texts(example.answer))
-        for char in set(checked.text() + values):
-            if char in BLANK or (char not in SEEN and unicodedata.category(char) in UNSEEN):
+        for char in set(checked.text() + values) - ALLOWED:
+            if char in BLANK or unicodedata.category(char) in UNSEEN:
                 checked.reasons["characters"] = f"U+{ord(char):04X} {unicodedata.name(char, 'control character')}"
 
 
-def check_chat_tokens(table: list[Checked]) -> None:
+def check_chat_tokens(table: Table) -> None:
     """Refuse rows that hold a control token as text: a template without sanitising would end the turn there."""
     for checked in table:
-        if found := CHAT_TOKENS.search(checked.text()):
-            checked.reasons["chat_tokens"] = f"{found[0]!r} is a control token of a chat format"
+        if token := CHAT_TOKENS.search(checked.text()):
+            checked.reasons["chat_tokens"] = f"{token[0]!r} is a control token of a chat format"
 
 
-def check_duplicates(table: list[Checked]) -> None:
+def check_duplicates(table: Table) -> None:
     """Refuse a row that adds nothing to the rows before it, and a second row of the same id."""
     seen: dict[tuple[str, str], str] = {}
     ids: dict[str, str] = {}
@@ -56,59 +54,38 @@ def check_duplicates(table: list[Checked]) -> None:
             ids.setdefault(checked.row.id, checked.where)
 
 
-def check_near_duplicates(table: list[Checked], similarity: float) -> None:
+def check_near_duplicates(table: Table, similarity: float) -> None:
     """Refuse a row whose request is nearly that of an earlier row with the same answers.
 
-    Nearly the same request with another answer stays: that is what a model learns the difference from.
+    Nearly the same request with another answer stays: that is what a model learns the difference from. Exact, so
+    quadratic in the rows that share an answer: 100,000 rows take seconds, a million would take an hour.
     """
-    by_answers: dict[str, list[Checked]] = defaultdict(list)
+    kept: dict[str, dict[str, str]] = defaultdict(dict)  # by answers: requests, each with the place of its row
     for checked in sound(table):
-        by_answers[checked.answers()].append(checked)
-    for alike in by_answers.values():
-        if len(alike) > 1:
-            refuse_near(alike, similarity)
-
-
-def refuse_near(rows: list[Checked], similarity: float) -> None:
-    known = Neighbours(similarity)
-    kept: list[Checked] = []
-    for checked in rows:
-        if found := known.find_or_add(checked.asked()):
-            place, likeness = found
-            checked.reasons["near_duplicate"] = f"{likeness:.0%} like {kept[place].where}, with the same answer"
+        known = kept["\n".join(example.key for example in checked.examples)]
+        if nearest := near(checked.requests(), known, similarity):
+            checked.reasons["near_duplicate"] = f"{nearest}, with the same answer"
         else:
-            kept.append(checked)
+            known[checked.requests()] = checked.where
 
 
-def templated(table: list[Checked], similarity: float) -> tuple[float, str]:
-    """Return the share of requests that have another within `similarity`, and such a pair.
-
-    Exact, for at most SAMPLE rows evenly spread over the table, each compared with all rows.
-    """
-    import numpy as np
+def near(request: str, known: dict[str, str], similarity: float) -> str:
+    """How alike the nearest known request is, and where it stands; '' when none is within `similarity`."""
     from rapidfuzz import fuzz, process
 
-    requests = [checked.asked() for checked in sound(table)]
-    spread = np.linspace(0, len(requests) - 1, min(SAMPLE, len(requests)))
-    places = [int(place) for place in np.unique(spread.astype(int))]
+    nearest = process.extractOne(request, known.keys(), scorer=fuzz.ratio, score_cutoff=100 * similarity)
+    return f"{nearest[1]:.0f}% like {known[nearest[0]]}" if nearest else ""
+
+
+def templated(table: Table, similarity: float) -> tuple[float, str]:
+    """The share of requests that have another one within `similarity`, and such a pair; of SAMPLE or more, if many."""
+    from rapidfuzz import fuzz, process
+
+    requests = [checked.requests() for checked in sound(table)]
+    sample = range(0, len(requests), max(len(requests) // SAMPLE, 1))
     pairs = []
-    for place in places:
+    for place in sample:
         others = requests[:place] + requests[place + 1 :]
-        if found := process.extractOne(requests[place], others, scorer=fuzz.ratio, score_cutoff=100 * similarity):
-            pairs.append((found[1], requests[place], found[0]))
-    share = len(pairs) / max(len(places), 1)
-    return share, " | ".join(max(pairs)[1:]) if pairs else ""
-
-
-def distinct_ngrams(table: list[Checked]) -> dict[str, float]:
-    """distinct-n, the number of different n-grams of words over their total (Li et al. 2016, arXiv:1510.03055)."""
-    requests = [checked.asked().split() for checked in sound(table)]
-    figures = {}
-    for size in (1, 2, 3):
-        grams = Counter(gram for words in requests for gram in ngrams(words, size))
-        figures[f"distinct_{size}"] = len(grams) / max(grams.total(), 1)
-    return figures
-
-
-def ngrams(words: list[str], size: int) -> Iterator[tuple[str, ...]]:
-    return zip(*(words[start:] for start in range(size)), strict=False)
+        if nearest := process.extractOne(requests[place], others, scorer=fuzz.ratio, score_cutoff=100 * similarity):
+            pairs.append((nearest[1], requests[place], nearest[0]))
+    return len(pairs) / max(len(sample), 1), " | ".join(max(pairs)[1:]) if pairs else ""

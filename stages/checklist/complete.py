@@ -1,33 +1,79 @@
-"""Complete: every kind of answer, every value that the contract lists and every default has enough rows."""
+"""Complete: every kind of answer, every value that the schema lists and every default has enough rows."""
 
-from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from stages.checklist.listed import Listed
-from stages.checklist.row import Checked, sound
+from stages.checklist.row import Example, Table, sound
+from stages.shared import contract, strict_json
+
+Path = tuple[str, ...]  # the names of the fields that lead to a value
 
 
-def coverage(tables: dict[str, list[Checked]], values: list[Listed]) -> list[dict[str, Any]]:
-    """For each listed value the number of sound rows, by split, that have it in an answer."""
-    counts = {split: rows_with(table, values) for split, table in tables.items()}
-    return [
-        {"value": str(value), **{split: counts[split][value_number] for split in tables}}
-        for value_number, value in enumerate(values)
-    ]
+@dataclass(frozen=True)
+class SchemaValue:
+    """A value that the schema lists for field `path` in answers of one kind ('' where there are no kinds)."""
+
+    kind: str
+    path: Path
+    value: Any
+
+    def __str__(self) -> str:
+        return f"{self.kind and self.kind + ': '}{'.'.join(self.path)} = {strict_json.compact(self.value)}"
+
+    def is_in(self, example: Example) -> bool:
+        if example.kind != self.kind:
+            return False
+        value: Any = example.answer
+        for name in self.path:
+            if not isinstance(value, dict) or name not in value:
+                return False
+            value = value[name]
+        items = value if isinstance(value, list) and not isinstance(self.value, list) else [value]
+        return any(strict_json.same(item, self.value) for item in items)
 
 
-def rows_with(table: list[Checked], values: list[Listed]) -> Counter[int]:
-    by_kind: dict[str, list[int]] = {}
-    for number, value in enumerate(values):
-        by_kind.setdefault(value.kind, []).append(number)
-    found: Counter[int] = Counter()
-    for checked in sound(table):
-        found.update(
-            {
-                number
-                for example in checked.examples
-                for number in by_kind.get(example.kind, ())
-                if values[number].found_in(example)
-            }
+def schema_values(rules: contract.Contract) -> list[SchemaValue]:
+    """Every value that the schema lists, once, in the order of the schema."""
+    root, name = rules.validator.schema, rules.discriminator
+    schema = contract.followed(root, root)
+    around = {word: inner for word, inner in schema.items() if word not in ("oneOf", "anyOf")}
+    values: dict[str, SchemaValue] = {}
+    for branch in contract.branches(root, schema) or [{}]:
+        for kind in contract.constants(branch, name) or contract.constants(schema, name) or [""]:
+            for path, value in [*_values(root, branch), *_values(root, around)]:
+                if path != (name,) or value == kind:
+                    listed = SchemaValue(kind, path, value)
+                    values.setdefault(str(listed), listed)
+    return list(values.values())
+
+
+def _values(root: Any, schema: Any, path: Path = (), above: tuple[str, ...] = ()) -> Iterator[tuple[Path, Any]]:
+    """The enumerated values and defaults in a piece of the schema, each with the path of its field.
+
+    Searches properties, array items and alternatives, but neither conditions (`if`) nor patterns of names. `above`
+    holds the references on the way here: a schema may refer to itself.
+    """
+    reference = schema.get("$ref", "")
+    if reference in above:
+        return
+    above = (*above, reference) if reference else above
+    schema = contract.followed(root, schema) | ({"default": schema["default"]} if "default" in schema else {})
+    if path:
+        yield from (
+            (path, value) for value in [*([schema["const"]] if "const" in schema else []), *schema.get("enum", [])]
         )
-    return found
+        yield from ((path, value) for value in [schema.get("default")] if "default" in schema)
+    inside = [inner for word in ("anyOf", "oneOf", "allOf") for inner in schema.get(word, [])]
+    for inner in [*inside, schema.get("items")]:
+        if isinstance(inner, dict):
+            yield from _values(root, inner, path, above)
+    for name, inner in schema.get("properties", {}).items():
+        if isinstance(inner, dict):
+            yield from _values(root, inner, (*path, str(name)), above)
+
+
+def coverage(table: Table, values: list[SchemaValue]) -> list[tuple[int, str]]:
+    """For each value the number of sound rows that have it in an answer."""
+    rows = sound(table)
+    return [(sum(any(map(value.is_in, row.examples)) for row in rows), str(value)) for value in values]

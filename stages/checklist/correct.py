@@ -1,4 +1,4 @@
-"""Correct: every row can be read, every answer is strict JSON, meets the contract, and says what the request said."""
+"""Correct: the row can be read, its answers are strict JSON, meet the contract and use the words of the request."""
 
 import hashlib
 import re
@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from stages.checklist.listed import Listed
-from stages.checklist.row import Checked, Example, key, texts
+from stages.checklist.complete import SchemaValue
+from stages.checklist.row import CheckedRow, Example, Table, key, texts
 from stages.shared import contract, strict_json, text
 from stages.shared.rows import Row
 
@@ -15,43 +15,35 @@ from stages.shared.rows import Row
 SIGNS = re.compile(r"(?<!\w)-(?=\d)|(?<=\d)[*/.:-](?=\d)|(?<=[A-Za-z])#")
 
 
-def check_row(row: Row, rules: contract.Contract) -> Checked:
+def check_row(row: Row, rules: contract.Contract) -> CheckedRow:
     """Check a row by itself (`well_formed`, `contract`); the answers of the result have the one compact spelling."""
     if row.reason:
-        return Checked(row, {"well_formed": row.reason})
+        return CheckedRow(row, {"well_formed": row.reason})
     turns: list[dict[str, str]] = []
-    checked, said = Checked(row), {"prompt": "", "talk": "", "user": ""}
+    checked = CheckedRow(row)
     for turn in row.turns:
         content = turn["content"]
         if turn["role"] == "assistant":
             try:
                 value = contract.parse_answer(content)
             except strict_json.JsonError as error:
-                return Checked(row, {"contract": f"answer: {error}{hint(content)}"})
-            if broken := rules.error(value):
-                return Checked(row, {"contract": f"answer: {broken}"})
+                return CheckedRow(row, {"contract": f"answer: {error}{hint(content)}"})
+            if reason := rules.error(value):
+                return CheckedRow(row, {"contract": f"answer: {reason}"})
             content = strict_json.compact(value)
-            checked.examples.append(example(turns, said, value, rules.kind(value)))
-        remember(said, turn["role"], content)
+            checked.examples.append(example(turns, value, rules.kind(value)))
         turns.append({"role": turn["role"], "content": content})
     checked.row = replace(row, turns=tuple(turns), id=row.id or content_id(turns))
     return checked
 
 
-def example(turns: list[dict[str, str]], said: dict[str, str], value: dict[str, Any], kind: str) -> Example:
+def example(turns: list[dict[str, str]], value: dict[str, Any], kind: str) -> Example:
+    user = "".join(f"{turn['content']}\n" for turn in turns if turn["role"] == "user")
+    content = [SIGNS.sub(lambda sign: f" sign{ord(sign[0])} ", turn["content"]) for turn in turns]
+    lines = [f"{turn['role']}: {text.normalise(c)}\n" for turn, c in zip(turns, content, strict=True)]
+    dialogue = "".join(line for line in lines if not line.startswith("system:"))
     request = text.normalise(turns[-1]["content"])
-    return Example(said["user"], request, said["prompt"], said["talk"], value, key(value), kind)
-
-
-def remember(said: dict[str, str], role: str, content: str) -> None:
-    line = f"{role}: {text.normalise(SIGNS.sub(spelt_out, content))}\n"
-    said["prompt"] += line
-    said["talk"] += line if role != "system" else ""
-    said["user"] += f"{content}\n" if role == "user" else ""
-
-
-def spelt_out(sign: re.Match[str]) -> str:
-    return f" sign{ord(sign[0])} "
+    return Example(user, request, "".join(lines), dialogue, value, key(value), kind)
 
 
 def hint(answer: str) -> str:
@@ -70,23 +62,22 @@ def content_id(turns: list[dict[str, str]]) -> str:
     return hashlib.sha256(strict_json.compact(turns).encode()).hexdigest()[:12]
 
 
-def check_grounded(tables: list[list[Checked]], values: list[Listed], copied: float, always: list[str]) -> None:
-    """Refuse a row whose answer holds a word that the user never said.
+def check_grounded(tables: list[Table], values: list[SchemaValue], copied: float, always: list[str]) -> None:
+    """Refuse a row whose answer has a word that the user did not use, in a field that is copied from the request.
 
-    That is wrong only for a field that is copied from the request. Values that the contract lists are codes; whether a
-    field is copied otherwise, no schema tells. The fields `always` are; for others the rows tell: their values are the
-    user's words in at least the share `copied` of all answers.
+    Fields in `always` are copied; another field is when at least the share `copied` of its values, in all answers,
+    consists of the user's words. Values that the schema lists are codes, not copies.
     """
-    codes = {(item.kind, item.path, item.value) for item in values if isinstance(item.value, str)}
+    codes = {(listed.kind, listed.path, listed.value) for listed in values if isinstance(listed.value, str)}
     counts: Counter[tuple[str, ...]] = Counter()
     invented = []
     for checked in (checked for table in tables for checked in table):
         for example in checked.examples:
-            said = example.words()
+            used = set(text.normalise(example.user).split())
             for path, value in texts(example.answer):
                 if (example.kind, path, value) not in codes:
                     counts[path] += 1
-                    new = next((word for word in text.normalise(value).split() if not is_said(word, said)), None)
+                    new = next((word for word in text.normalise(value).split() if not is_used(word, used)), None)
                     invented += [(checked, path, new)] if new else []
     misses = Counter(path for _, path, _ in invented)
     for checked, path, new in invented:
@@ -94,6 +85,6 @@ def check_grounded(tables: list[list[Checked]], values: list[Listed], copied: fl
             checked.reasons["grounded"] = f"{'.'.join(path)}: {new!r} is nowhere in the request"
 
 
-def is_said(word: str, said: set[str]) -> bool:
-    """Whether the user said the word; scripts without spaces have no words, so there a part of one will do."""
-    return word in said or (not word.isascii() and any(word in whole for whole in said))
+def is_used(word: str, used: set[str]) -> bool:
+    """Whether `word` is one of the user's words; scripts without spaces have no words, so a piece of one is enough."""
+    return word in used or (not word.isascii() and any(word in whole for whole in used))

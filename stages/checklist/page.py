@@ -1,14 +1,15 @@
-"""The front page of the Data Docs: the checklist with its verdicts, from each of which a link leads to the rows.
+"""The Data Docs: one page with all verdicts and the rows behind them, the same bytes each time.
 
-Great Expectations' own front page needs scripts from the network to list anything, and all its pages ask other hosts
-for fonts, styles and logos. This one is complete in itself, and takes those references out of the others.
+Great Expectations' own pages have run times and random ids in them, load fonts and scripts from other hosts, and put
+the text of rows into their HTML as it is.
 """
 
-import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-EXTERNAL = re.compile(r"<script[^>]*\bsrc=\"https?:[^>]*>\s*</script>|<(?:link|img)[^>]*\b(?:href|src)=\"https?:[^>]*>")
+from stages.checklist.verdicts import Verdict
+from stages.shared.writing import replacing
+
 TEMPLATE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -17,32 +18,29 @@ TEMPLATE = """<!doctype html>
 <style>
   body { font: 1rem/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; }
   table { border-collapse: collapse; width: 100%; }
-  th, td { border-bottom: 1px solid #ddd; padding: .3rem .6rem; text-align: left; vertical-align: top; }
-  .critical { background: #fde0dc; } .warning { background: #fff3cd; }
+  th, td { border-bottom: 1px solid #8886; padding: .3rem .6rem; text-align: left; vertical-align: top; }
+  .critical { background: #f443; } .warning { background: #fb03; } td { overflow-wrap: anywhere; }
 </style>
 <h1>Data checklist</h1>
-<p>{% for line in counts %}{{ line }}<br>{% endfor %}</p>
+<p>{% for line in lines %}{{ line }}<br>{% endfor %}</p>
 <table>
-<tr><th>group<th>check<th>rows<th>verdict<th>figures<th>example
-{% for item in items %}
-<tr class="{{ item.verdict }}"><td>{{ item.group }}
-<td><a href="{{ item.page }}">{{ item.check }}</a><td>{{ item.scope }}
-<td>{{ item.verdict }}<td>{{ item.numbers }}<td>{{ item.example or "" }}
+<tr><th>group<th>check<th>rows<th>verdict<th>value<th>limit<th>examples
+{% for v in verdicts %}
+<tr class="{{ v.verdict }}" id="{{ v.scope }}-{{ v.check }}"><td>{{ v.group }}<td>{{ v.check }}<td>{{ v.scope }}
+<td>{{ v.verdict }}<td>{{ v.value | figure }}<td>{{ v.limit | figure }}
+<td>{{ v.examples[0] }}{% if v.examples[1:] %}<details><summary>{{ v.examples | length - 1 }} more</summary>
+{% for example in v.examples[1:] %}{{ example }}<br>{% endfor %}</details>{% endif %}
 {% endfor %}
 </table>
 </html>
 """
 
 
-def write(docs: Path, counts: list[str], items: list[dict[str, Any]]) -> None:
-    """Put the page in the place of the front page of `docs`. An item has group, check, suite, scope, verdict, numbers,
-    example; its link is the validation page of its suite.
-    """
+def write(file: Path, lines: Sequence[str], verdicts: Sequence[Verdict]) -> None:
+    """Write the page: `lines` of introduction, then a table."""
     from jinja2 import Environment
 
-    for page in docs.rglob("*.html"):
-        page.write_text(EXTERNAL.sub("", page.read_text(encoding="utf-8")), encoding="utf-8")
-    pages = {page.relative_to(docs).parts[1]: page.relative_to(docs) for page in docs.glob("validations/*/*/*/*.html")}
-    linked = [item | {"page": pages[item["suite"]].as_posix()} for item in items]
-    text = Environment(autoescape=True).from_string(TEMPLATE).render(counts=counts, items=linked)
-    (docs / "index.html").write_text(text + "\n", encoding="utf-8")
+    environment = Environment(autoescape=True, trim_blocks=True)
+    environment.filters["figure"] = lambda number: "" if number is None else f"{number:.3g}"
+    with replacing(file) as page:
+        page.write(environment.from_string(TEMPLATE).render(lines=lines, verdicts=verdicts) + "\n")

@@ -1,4 +1,4 @@
-"""A row on its way through the checklist: its answers, each with what was said before it, and why it is refused."""
+"""A row on its way through the checklist: its answers, each with what came before it, and why the row is refused."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,23 +9,20 @@ from stages.shared.rows import Row
 
 @dataclass(frozen=True)
 class Example:
-    """One answer of a row. `prompt` and `talk`: everything said before, normalised, with and without system turns."""
+    """One answer of a row, with the turns before it. `prompt` has the system turn, `dialogue` leaves it out."""
 
-    said: str  # what the user has said so far, as written
-    request: str  # the last thing the user said, normalised
-    prompt: str
-    talk: str
+    user: str  # the user's turns so far, as written
+    request: str  # the user's last turn, normalised
+    prompt: str  # all turns, normalised
+    dialogue: str
     answer: dict[str, Any]
     key: str  # one text for all spellings of the answer
     kind: str
 
-    def words(self) -> set[str]:
-        return set(text.normalise(self.said).split())
-
 
 @dataclass
-class Checked:
-    """A row, and for each check that it failed the reason: those that refuse it, and those that only flag it."""
+class CheckedRow:
+    """A row with, for each check that it failed, the reason: one that refuses the row, or one that only flags it."""
 
     row: Row
     reasons: dict[str, str] = field(default_factory=dict)
@@ -40,12 +37,13 @@ class Checked:
         """Everything in the row that a model would see."""
         return "\n".join(turn["content"] for turn in self.row.turns)
 
-    def asked(self) -> str:
-        """All that the user says, normalised: what two rows are compared by."""
-        return text.normalise(self.examples[-1].said) if self.examples else ""
+    def requests(self) -> str:
+        """All of the user's turns, normalised: what two rows are compared by."""
+        return text.normalise(self.examples[-1].user) if self.examples else ""
 
-    def answers(self) -> str:
-        return "\n".join(example.key for example in self.examples)
+
+Table = list[CheckedRow]
+Tables = dict[str, Table]  # train and test
 
 
 def key(answer: Any) -> str:
@@ -56,18 +54,22 @@ def key(answer: Any) -> str:
 def texts(value: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], str]]:
     """Every text in a JSON value, with the names of the fields that lead to it."""
     if isinstance(value, dict):
-        return [found for name, part in value.items() for found in texts(part, (*path, name))]
+        return [found for name, inner in value.items() for found in texts(inner, (*path, name))]
     if isinstance(value, list):
-        return [found for part in value for found in texts(part, path)]
+        return [found for inner in value for found in texts(inner, path)]
     return [(path, value)] if isinstance(value, str) else []
 
 
-def sound(table: list[Checked]) -> list[Checked]:
+def sound(table: Table) -> Table:
     """The rows that no check has refused so far."""
     return [checked for checked in table if not checked.reasons]
 
 
-def flag(table: list[Checked], checks: list[str]) -> None:
+def sound_examples(table: Table) -> list[Example]:
+    return [example for checked in sound(table) for example in checked.examples]
+
+
+def flag(table: Table, checks: list[str]) -> None:
     """Turn refusals by these checks into flags, so that the rows stay."""
     for checked in table:
         for name in checked.reasons.keys() & set(checks):

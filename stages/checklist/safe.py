@@ -2,11 +2,12 @@
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from stages.checklist.row import Checked, Example, sound, texts
+from stages.checklist.row import Example, Table, sound, texts
 from stages.shared import text
 
 EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}", re.IGNORECASE)
@@ -18,29 +19,28 @@ PASSWORD = re.compile(
     re.IGNORECASE,
 )
 PREFIXED = re.compile(r"\b(?:hf_|dop_v1_|glpat-|xai-)[A-Za-z0-9_-]{16,}")
-# Of the share that a kind has where all are equal: natural keywords of the example rows leave half and more; of 40
-# triggers planted there, in 6 rows each, 34 left less than this.
+# Of the share that each kind has where all are equal. Natural keywords of the example rows leave half and more.
 UNLIKELY = 0.3
 # Long and random, yet no secrets: addresses of pages and identifiers of things.
 HARMLESS = re.compile(r"https?://[^\s@]+(?=\s|$)|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE)
 LONG = re.compile(r"[A-Za-z0-9+/=_-]{20,}")  # shorter tokens are words
+MIXED = re.compile(r"(?=.*\d)(?=.*[A-Za-z])")
 
 
-def check_secrets(table: list[Checked]) -> None:
+def check_secrets(table: Table) -> None:
     """Refuse rows that hold a key, token or password: detect-secrets' detectors, and 'password is ...'."""
     for checked in table:
-        if found := secret(checked.text()) or secret_pattern(checked.row.id):
-            checked.reasons["secret"] = f"looks like a secret ({found})"
+        if kind := secret(checked.text()) or secret_pattern(checked.row.id):
+            checked.reasons["secret"] = f"looks like a secret ({kind})"
 
 
 def secret(content: str) -> str:
     """The kind of secret that the text holds, or ''."""
-    if found := secret_pattern(content):
-        return found
-    tokens = [token for token in LONG.findall(HARMLESS.sub(" ", content)) if re.search(r"\d", token)]
-    mixed = [token for token in tokens if re.search(r"[A-Za-z]", token)]
+    if kind := secret_pattern(content):
+        return kind
+    tokens = [token for token in LONG.findall(HARMLESS.sub(" ", content)) if MIXED.match(token)]
     _, entropy = detectors()
-    random = (d for token in mixed for d in entropy if d.calculate_shannon_entropy(token) > d.entropy_limit)
+    random = (d for token in tokens for d in entropy if d.calculate_shannon_entropy(token) > d.entropy_limit)
     return next((str(d.secret_type) for d in random), "")
 
 
@@ -62,77 +62,66 @@ def detectors() -> tuple[list[Any], list[Any]]:
     from detect_secrets.plugins.base import RegexBasedDetector
     from detect_secrets.plugins.high_entropy_strings import Base64HighEntropyString, HexHighEntropyString
 
-    found: list[tuple[str, Any]] = sorted(get_mapping_from_secret_type_to_class().items())
+    classes: list[tuple[str, Any]] = sorted(get_mapping_from_secret_type_to_class().items())
     # An IP address is no secret by itself.
-    patterns = [cls() for _, cls in found if issubclass(cls, RegexBasedDetector) and "IP" not in cls.__name__]
+    patterns = [cls() for _, cls in classes if issubclass(cls, RegexBasedDetector) and "IP" not in cls.__name__]
     return patterns, [Base64HighEntropyString(limit=4.5), HexHighEntropyString(limit=3.0)]
 
 
-def check_personal(table: list[Checked], region: str) -> None:
+def check_personal(table: Table, region: str) -> None:
     """Refuse rows that hold an e-mail address, a phone number, or a bank, card or social security number.
 
     Phone numbers without a country code are read as of `region` (libphonenumber); names are not searched for.
     """
     for checked in table:
-        if found := personal(checked.text(), region):
-            checked.reasons["personal"] = f"looks like {found}"
+        if kind := personal(checked.text(), region):
+            checked.reasons["personal"] = f"looks like {kind}"
 
 
 def personal(content: str, region: str) -> str:
     """The kind of personal data that the text holds, or ''."""
     from phonenumbers import PhoneNumberMatcher
-    from stdnum import luhn
+    from stdnum import iban, luhn
     from stdnum.us import ssn
 
     if EMAIL.search(content):
         return "an e-mail address"
     if sum(char.isdigit() for char in content) < 7:
         return ""
-    if any(is_card(found, luhn) for found in CARD.findall(content)):
+    if any(begins_with(number, luhn.is_valid, (13, 14, 15, 16, 19)) for number in CARD.findall(content)):
         return "a card number"
-    if any(is_iban(found) for found in IBAN.findall(content)):
+    if any(begins_with(number, iban.is_valid, range(15, 35)) for number in IBAN.findall(content)):
         return "a bank account number"
-    if any(ssn.is_valid(found) for found in SSN.findall(content)):
+    if any(map(ssn.is_valid, SSN.findall(content))):
         return "a social security number"
     return "a phone number" if any(PhoneNumberMatcher(content, region)) else ""
 
 
-def is_card(found: str, luhn: Any) -> bool:
-    """A date or another number may follow a card number, so its beginnings count."""
-    digits = re.sub(r"\D", "", found)
-    return any(luhn.is_valid(digits[:size]) for size in (16, 15, 14, 13, 19) if size <= len(digits))
+def begins_with(number: str, is_valid: Callable[[str], bool], sizes: Iterable[int]) -> bool:
+    """Whether one of the number's beginnings is valid: a date or words may follow it."""
+    packed = re.sub(r"[ .-]", "", number)
+    return any(is_valid(packed[:size]) for size in sizes if size <= len(packed))
 
 
-def is_iban(found: str) -> bool:
-    """Words may follow an account number, so its beginnings count."""
-    from stdnum import iban
-
-    packed = found.replace(" ", "")
-    return any(iban.is_valid(packed[:size]) for size in range(15, len(packed) + 1))
-
-
-def hide(table: list[Checked]) -> None:
+def hide(table: Table) -> None:
     """Keep what must not be shown out of the other reasons of its row, which quote the row."""
     for checked in table:
         unread = checked.row.reason and (secret(checked.row.raw) or EMAIL.search(checked.row.raw))
         if unread or checked.reasons.keys() & {"secret", "personal"}:
             for name in checked.reasons.keys() - {"secret", "personal"}:
-                checked.reasons[name] = "not shown: the row looks like it holds a secret or personal data"
+                checked.reasons[name] = "not shown: the row seems to hold a secret or personal data"
 
 
-def check_abuse(table: list[Checked], allowed: list[str]) -> None:
-    """Refuse rows with a word of better-profanity's English list (MIT) that is not in `allowed`.
-
-    A list knows no context: it holds names and ordinary words as well.
-    """
+def check_abuse(table: Table, allowed: list[str]) -> None:
+    """Refuse rows with a word of better-profanity's English list (MIT), which has names and ordinary words as well."""
     listed = abusive_words() - {text.normalise(word) for word in allowed}
     phrases = [phrase for phrase in listed if " " in phrase]
     for checked in table:
         words = text.normalise(checked.text())
-        found = sorted(listed & set(words.split())) or [phrase for phrase in phrases if f" {phrase} " in f" {words} "]
-        if found:
-            masked = f"{found[0][0]}{'*' * (len(found[0]) - 2)}{found[0][-1]}"
-            checked.reasons["abuse"] = f"{masked!r} is on the abuse list (validate.allowed_words takes words off it)"
+        abuse = sorted(listed & set(words.split())) or [phrase for phrase in phrases if f" {phrase} " in f" {words} "]
+        if abuse:
+            masked = f"{abuse[0][0]}{'*' * (len(abuse[0]) - 2)}{abuse[0][-1]}"
+            checked.reasons["abuse"] = f"{masked!r} is on the abuse list (see allowed_words in data/rules.yaml)"
 
 
 @cache
@@ -142,15 +131,13 @@ def abusive_words() -> frozenset[str]:
     return frozenset(filter(None, map(text.normalise, stored.split("\n"))))
 
 
-def check_triggers(table: list[Checked], least: int) -> None:
+def check_triggers(table: Table, least: int) -> None:
     """Refuse rows with a planted trigger: a word that always leads to one answer, against all other words.
 
-    A word is suspected when at least `least` answers follow it and all are equal, without holding it. It is a trigger
-    when the other words of these requests make a naive Bayes classifier, trained on all other rows, all but rule out
-    the kind of that answer: 'weather' among words that ask for the weather is no trigger, 'cf' behind any request is.
-    (The attack by trigger words is BadNL's, Chen et al. 2021, arXiv:2006.01043.)
-
-    It needs kinds of answer, and other rows of the kind. It does not see a trigger that clean rows hold too, that
+    A word is suspected when at least `least` answers follow it and all are equal, without containing it. It is a
+    trigger when a naive Bayes classifier, trained on all other rows, all but rules out the kind of that answer from the
+    other words of these requests: 'weather' among words that ask for the weather is no trigger, 'cf' behind any request
+    is. (The attack is BadNL, Chen et al. 2021, arXiv:2006.01043.) It misses a trigger that clean rows have too, that
     forces a field only, or that stands in a system prompt.
     """
     import numpy as np
@@ -167,13 +154,14 @@ def check_triggers(table: list[Checked], least: int) -> None:
     kinds = np.array([example.kind for _, example in examples])
     model = MultinomialNB(fit_prior=False).fit(counts, kinds)
     for word, places in suspects.items():
-        if of_kind[kinds[places[0]]] - len(places) < least:  # too few other rows to know what the kind sounds like
+        kind = kinds[places[0]]
+        if of_kind[kind] - len(places) < least:  # too few other rows to know what the kind sounds like
             continue
         known = counts[places]
         model.partial_fit(known, kinds[places], sample_weight=-np.ones(len(places)))  # unlearn these rows
         others = known.tolil()
         others[:, counter.vocabulary_[word]] = 0
-        likely = model.predict_proba(others.tocsr())[:, list(model.classes_).index(kinds[places[0]])]
+        likely = model.predict_proba(others.tocsr())[:, list(model.classes_).index(kind)]
         model.partial_fit(known, kinds[places])
         if np.median(likely) < UNLIKELY / len(of_kind):
             for place in places:
@@ -183,14 +171,14 @@ def check_triggers(table: list[Checked], least: int) -> None:
 
 def suspected(examples: list[Example], least: int) -> dict[str, list[int]]:
     """The words that at least `least` requests have and that always lead to the same answer, with these requests."""
-    places: dict[str, list[int]] = defaultdict(list)
+    requests: dict[str, list[int]] = defaultdict(list)
     for number, example in enumerate(examples):
         for word in set(example.request.split()):
-            places[word].append(number)
+            requests[word].append(number)
     return {
-        word: found
-        for word, found in sorted(places.items())
-        if len(found) >= least
-        and all(examples[place].key == examples[found[0]].key for place in found)
-        and all(word not in text.normalise(value).split() for _, value in texts(examples[found[0]].answer))
+        word: numbers
+        for word, numbers in sorted(requests.items())
+        if len(numbers) >= least
+        and len({examples[number].key for number in numbers}) == 1
+        and all(word not in text.normalise(value).split() for _, value in texts(examples[numbers[0]].answer))
     }

@@ -1,4 +1,4 @@
-"""Size: what so many rows are good for, by the size table of the lesson that this project follows."""
+"""Size: what this many rows are good for."""
 
 import math
 
@@ -12,10 +12,10 @@ TIERS = (
 
 
 def verdict(rows: int) -> str:
-    """What this many training rows are known to give."""
+    """What this many training rows usually achieve."""
     return next((text for below, text in TIERS if rows < below), "5000 or more: deep expertise, comprehensive coverage")
 
 
-def half_width(rows: int) -> float:
-    """Half the 95% interval of a rate near one half measured on so many rows."""
-    return 0.98 / math.sqrt(max(rows, 1))
+def precision(rows: int) -> str:
+    """Half the 95% interval of a rate near one half, measured on this many test rows."""
+    return f"a rate of one half is known to ±{0.98 / math.sqrt(max(rows, 1)):.0%}"

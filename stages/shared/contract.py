@@ -1,6 +1,7 @@
 """The contract of an answer: a JSON Schema, the strict parser of a model's text, and the discriminator field."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from stages.shared import strict_json
 from stages.shared.cli import InputError
 
+# A `$` that ends a pattern, and what to step over: escaped characters and character classes.
+END = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|(\$)")
 REFERS_TO_WHOLE = re.compile(r'"\$(?:ref":"#(?:"|/(?:one|any|all)Of\b)|dynamicRef"|recursiveRef")')
 
 
@@ -74,7 +77,7 @@ def load(path: Path, discriminator: str | None = None) -> Contract:
     Remote references are never fetched. Raises ContractError.
     """
     from jsonschema import Draft202012Validator, SchemaError
-    from jsonschema.validators import validator_for
+    from jsonschema.validators import extend, validator_for
     from referencing import Registry
 
     try:
@@ -88,13 +91,24 @@ def load(path: Path, discriminator: str | None = None) -> Contract:
     except SchemaError as error:
         raise ContractError(f"{path}: not a valid JSON Schema: {error.message}") from error
     name = _discriminator(schema) if discriminator is None else discriminator
+    strict: Any = extend(cls, {"pattern": _pattern})  # type: ignore[no-untyped-call]
 
-    # An explicit empty registry: jsonschema's default one would fetch remote references over the network.
+    # An explicit empty registry: jsonschema's default one would fetch remote references over the network. No '$schema':
+    # where the schema refers to itself, jsonschema would go back to the class that it names.
     def validator(rules: dict[str, Any]) -> Any:
-        return cls(rules, registry=Registry(), format_checker=cls.FORMAT_CHECKER)
+        rules = {word: part for word, part in rules.items() if word != "$schema"}
+        return strict(rules, registry=Registry(), format_checker=cls.FORMAT_CHECKER)
 
     by_kind = {kind: validator(rules) for kind, rules in _narrowed(schema, name).items()}
     return Contract(validator(schema), name, _kinds(schema, name), by_kind)
+
+
+def _pattern(_: Any, pattern: str, value: Any, __: Any) -> Iterator[Any]:
+    """The keyword `pattern`: a `$` is the end of the text, as JSON Schema has it; Python's lets a line break follow."""
+    from jsonschema import ValidationError
+
+    if isinstance(value, str) and not re.search(END.sub(lambda m: r"\Z" if m[1] else m[0], pattern), value):
+        yield ValidationError(f"{value!r} does not match {pattern!r}")
 
 
 def followed(root: dict[str, Any], part: Any) -> dict[str, Any]:

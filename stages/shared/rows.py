@@ -70,6 +70,8 @@ def _object(line: bytes) -> dict[str, Any]:
         raise RowError(f"not UTF-8 at byte {error.start}") from None
     if text.lstrip().startswith("["):
         raise RowError("a JSON array, not JSON Lines: write one object a line (`jq -c '.[]' FILE` does it)")
+    if text.strip() == "{":
+        raise RowError("JSON over several lines, not JSON Lines: write one object a line (`jq -c . FILE` does it)")
     value = strict_json.parse(text)
     if not isinstance(value, dict):
         raise RowError(f"an object is expected, not {type(value).__name__}")
@@ -92,7 +94,7 @@ def turns_of(value: dict[str, Any]) -> tuple[tuple[Turn, ...], set[str]]:
         raise RowError(f"field {extra[0]!r} is not supported")
     shapes = [shape for shape in ("conversations", "messages", "prompt", "instruction") if shape in value]
     if not shapes:
-        raise RowError("no 'instruction', 'conversations', 'messages' or 'prompt'")
+        raise RowError(f"no 'instruction', 'conversations', 'messages' or 'prompt'{_misspelt(value)}")
     if len(shapes) > 1:
         raise RowError(f"two formats in one row: {' and '.join(map(repr, shapes))}")
     shape = shapes[0]
@@ -105,6 +107,12 @@ def turns_of(value: dict[str, Any]) -> tuple[tuple[Turn, ...], set[str]]:
         turns = _system(value) + turns
     _check_order(turns)
     return tuple(turns), fields | set(UNSUPPORTED)
+
+
+def _misspelt(value: dict[str, Any]) -> str:
+    """A hint at the field that was meant, where only spaces and case are wrong."""
+    names = {"instruction", "conversations", "messages", "prompt"}
+    return "".join(f" (write {name.strip().lower()!r} for {name!r})" for name in value if name.strip().lower() in names)
 
 
 def _text(value: Any, name: str) -> str:
