@@ -14,7 +14,19 @@ from typing import Any
 
 import click
 
-from stages.shared import behaviours, chat, cli, contract, examples, loading, params, strict_json, text, writing
+from stages.shared import (
+    behaviours,
+    chat,
+    cli,
+    contract,
+    examples,
+    loading,
+    params,
+    records,
+    strict_json,
+    text,
+    writing,
+)
 from stages.shared.examples import Example
 
 
@@ -147,8 +159,8 @@ def figures(rows: list[Example], tokens: list[int]) -> dict[str, Any]:
 
 
 def read_splits(train: Path, test: Path, settings: Params, rules: contract.Contract) -> dict[str, list[Conversation]]:
-    train_rows, valid_rows = split(list(examples.read(train, Conversation)), settings.valid_share)
-    test_rows = list(examples.read(test, Conversation))
+    train_rows, valid_rows = split(records.read(train, Conversation), settings.valid_share)
+    test_rows = records.read(test, Conversation)
     return {"train": subset(train_rows, settings.train_rows, rules), "valid": valid_rows, "test": test_rows}
 
 

@@ -1,15 +1,12 @@
 """Examples: a request, everything said before it, and the answer expected of it; data/chat holds one a line."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from stages.shared import contract, rows, strict_json
 from stages.shared.cli import InputError
 from stages.shared.rows import Turn
-
-Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
@@ -65,17 +62,3 @@ def of_row(row: rows.Row, rules: contract.Contract, part: str = "") -> list[Exam
             content = strict_json.compact(value)
         turns.append({"role": turn["role"], "content": content})
     return of_turns(rows.row_id(row), turns, rules, part)
-
-
-def read(path: Path, shape: type[Record]) -> Iterator[Record]:
-    """The lines of a file that a stage wrote, as a dataclass. Raises InputError naming file, line and field."""
-    from pydantic import TypeAdapter, ValidationError
-
-    adapter = TypeAdapter(shape)
-    for number, value in enumerate(strict_json.read_jsonl(path), start=1):
-        try:
-            yield adapter.validate_python(value)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise InputError(f"{path}:{number}: {where + ': ' if where else ''}{first['msg']}") from error
