@@ -86,7 +86,7 @@ def write_intervals(file: Path, name: str, figures: dict[str, Any]) -> None:
 @cli.path_option("--outcomes", "verdict per row and system")
 @cli.path_option("--by-system", "plot: exact match of each system")
 @cli.path_option("--by-kind", "plot: exact match of the tuned system for each kind of answer")
-@cli.path_option("--confusion", "plot: expected and predicted kind of each answer of the tuned system")
+@cli.path_option("--confusion", "plot: expected and given kind of each answer of the tuned system")
 def main(
     test: Path,
     valid: Path,
@@ -117,7 +117,7 @@ def main(
     write_intervals(by_system, "system", figures)
     write_intervals(by_kind, "kind", figures[TUNED]["slices"]["kind"])
     kinds = ([score.example.kind, score.predicted_kind or "(none)"] for score in scores[TUNED])
-    writing.write_csv(confusion, ["expected", "predicted"], kinds)
+    writing.write_csv(confusion, ["expected", "given"], kinds)
     best = figures[TUNED]
     click.echo(f"evaluate: tuned exact match {best['exact_match']:.3f} of {best['n']} test rows", err=True)
 

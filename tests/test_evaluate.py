@@ -188,7 +188,7 @@ def test_plots(here: Path) -> None:
     assert (here / "systems.csv").read_text("utf-8").split("\n")[2] == f"tuned,0.75,{low},{high},4"
     assert (here / "by_kind.csv").read_text("utf-8") == f"kind,exact_match,low,high,n\ncreate,0.75,{low},{high},4\n"
     assert (here / "confusion.csv").read_text("utf-8").split("\n")[:3] == [
-        "expected,predicted",
+        "expected,given",
         "create,list",
         "create,create",
     ]
