@@ -17,7 +17,7 @@ HENS = {"action": "create", "title": "Feed hens", "priority": "medium", "due_dat
 MINIMUM = {"id": "m1", "instruction": "Remind me to feed the hens", "output": json.dumps(HENS)}
 INVARIANCE = {"id": "i1", "instruction": "Feed the hens", "variant": "feed the hens"}
 DIRECTIONAL = INVARIANCE | {"id": "x1", "variant": "feed the hens, urgent", "changes": {"priority": "high"}}
-FILES = {"minimum-create": [MINIMUM], "invariance-case": [INVARIANCE], "directional-urgent": [DIRECTIONAL]}
+FILES: dict[str, list[Any]] = {"minimum-create": [MINIMUM], "invariance-case": [INVARIANCE], "directional-urgent": [DIRECTIONAL]}
 
 
 def write(files: dict[str, list[Any]]) -> Path:

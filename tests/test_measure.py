@@ -15,7 +15,7 @@ from tools import measure, table
 
 LIST = {"action": "list", "filter": "all"}
 DONE = {"action": "complete", "title": "Buy milk"}
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"instruction": "show all", "output": LIST},
     {"prompt": "milk is bought", "completion": json.dumps(DONE)},
     {
