@@ -107,6 +107,7 @@ def rates(exact: float, **more: Any) -> dict[str, Any]:
     return {"n": 9, "exact_match": exact, "exact_match_low": exact, "exact_match_high": exact, **more}
 
 
+ENDS = ("", "_low", "_high")
 GAIN = {"difference": 0.5, "low": 0.4, "high": 0.6, "p_value": 0.01, "n": 9}
 EVALUATED = {
     "systems": {
@@ -141,6 +142,26 @@ def test_behaviour_tests_are_shown_where_there_are_any(metrics: Path) -> None:
     (metrics / "behaviour.json").write_text(json.dumps({"kinds": kinds}), encoding="utf-8")
     lines = [line for line in table.read(metrics)["table"] if "minimum" in line or "invariance" in line]
     assert lines == ["| minimum | 4 | 1.000 [0.500, 1.000] |"]
+
+
+def test_what_was_kept_and_memorised(metrics: Path) -> None:
+    model = {"n": 4, "perplexity": 9.0, "bits_per_byte": 1.0, "kinds": {}, **{f"accuracy{end}": 0.5 for end in ENDS}}
+    limit = {"what": "accuracy lost", "value": 0.1, "low": 0.04, "high": 0.2, "limit": 0.05, "holds": True}
+    retention = {"tuned_over_base": {"accuracy": GAIN}, "limits": [limit, limit | {"holds": False}]}
+    retention |= dict.fromkeys(("base", "adapter_off", "tuned"), model)
+    split = {"n": 9, **{f"extracted{end}": 0.25 for end in ENDS}}
+    way = {"train": split, "test": split, "difference": {"extracted": 0.0, "low": -0.1, "high": 0.1}}
+    memorisation = {"without_request": way, "with_request": way, "limits": []}
+    for name, found in (("retention", retention), ("memorisation", memorisation)):
+        (metrics / f"{name}.json").write_text(json.dumps(found), encoding="utf-8")
+    parts = table.read(metrics)
+    assert parts["table"][-1].startswith("What that cost: general questions right, tuned minus base, +0.500 [+0.400, ")
+    every = "0.500 [0.500, 0.500]"
+    assert f"| all questions (4) | {every} | {every} | {every} |" in parts["kept"]
+    assert "Limit 0.05 of accuracy lost: +0.100 [+0.040, +0.200], holds." in parts["kept"]
+    assert "Limit 0.05 of accuracy lost: +0.100 [+0.040, +0.200], broken." in parts["kept"]
+    rates = "0.250 [0.250, 0.250] | 0.250 [0.250, 0.250]"
+    assert f"| without request | 9 | {rates} | +0.000 [-0.100, +0.100] |" in parts["kept"]
 
 
 @pytest.mark.parametrize("content", [b"{}", b"[]", b"\xff", b'{"systems": {"tuned": 1}}', None])

@@ -1,7 +1,7 @@
 """Print the results of the last run as Markdown: every system on the same test rows, slices, behaviour tests, the gain.
 
 With --write, the tables also replace those between the marks of a Markdown file (`<!-- table -->`, `<!-- /table -->`),
-so that the numbers on show are those of the commit: `table` with the results, `kept` with general ability and recited
+so that the numbers on show are those of the commit: `table` with the results, `kept` with general ability and extracted
 answers. Exit status 2: a file to write has none of the marks, or only one of a pair.
 """
 
@@ -72,11 +72,10 @@ def behaviours(found: dict[str, Any]) -> list[str]:
 
 def in_brief(retention: dict[str, Any]) -> list[str]:
     """What training did to general ability, in a line; more of it is on the page that has the `kept` marks."""
-    change, tolerated = retention["tuned_over_base"], retention["limits"]["tolerated_drop"]
+    change = retention["tuned_over_base"]["accuracy"]
     return [
-        f"What that cost: general questions right, tuned minus base, {signed(change, 'accuracy')}, p = "
-        f"{change['p_value']:.2g}, n = {change['n']}; `lost` when the whole interval lies below -{tolerated:g}. "
-        "[More](docs/deciding.md#what-it-kept-and-what-it-copied)"
+        f"What that cost: general questions right, tuned minus base, {signed(change, 'difference')}, "
+        f"n = {change['n']}. [More](docs/deciding.md#what-it-kept-and-what-it-copied)"
     ]
 
 
@@ -93,34 +92,30 @@ def general(retention: dict[str, Any]) -> list[str]:
         ["perplexity of plain text", *(f"{model['perplexity']:.1f}" for model in models)],
         ["bits per byte of it", *(f"{model['bits_per_byte']:.2f}" for model in models)],
     ]
-    change, limits = retention["tuned_over_base"], retention["limits"]
-    ends = [f"{change[f'perplexity_ratio_{end}']:.2f}" for end in ("low", "high")]
-    return [
-        *grid(["right, or predicted", "base as fetched", "quantised, adapter off", "tuned"], rows),
-        "",
-        f"Tuned minus base: {signed(change, 'accuracy')} of the questions (`lost` wholly below "
-        f"-{limits['tolerated_drop']:g}); perplexity {change['perplexity_ratio']:.2f} [{', '.join(ends)}] times the "
-        f"base's (`lost` wholly above {limits['tolerated_ratio']:g}). "
-        f"Verdict: {retention['verdict']}.",
-    ]
+    return [*grid(["", "base as fetched", "quantised, adapter off", "tuned"], rows), "", *limits(retention)]
 
 
-def recited(memorisation: dict[str, Any]) -> list[str]:
+def memorised(memorisation: dict[str, Any]) -> list[str]:
     """Answers continued word for word, of rows that were trained on and of rows that were not."""
-    ways = [(way, memorisation[way]) for way in ("answer_alone", "with_request")]
+    ways = [(name, memorisation[name]) for name in ("without_request", "with_request")]
     rows = [
         [
             *(name.replace("_", " "), way["train"]["n"]),
-            *(cell(way[side], "copied") for side in ("train", "test")),
-            signed(way["difference"], "copied"),
+            *(cell(way[split], "extracted") for split in ("train", "test")),
+            signed(way["difference"], "extracted"),
         ]
         for name, way in ways
     ]
+    header = ["answers continued from their first half", "n each", "training", "test", "difference"]
+    return [*grid(header, rows), "", *limits(memorisation)]
+
+
+def limits(found: dict[str, Any]) -> list[str]:
+    """Each limit of params.yaml with the figure that it is for. It is broken where the whole interval lies beyond."""
     return [
-        *grid(["answers recited from their first half", "n each", "training", "test", "difference"], rows),
-        "",
-        f"`copied` when the interval of *answer alone* lies wholly above {memorisation['limits']['tolerated']:g}. "
-        f"Verdict: {memorisation['verdict']}.",
+        f"Limit {limit['limit']:g} of {limit['what']}: {signed(limit, 'value')}, "
+        f"{'holds' if limit['holds'] else 'broken'}."
+        for limit in found["limits"]
     ]
 
 
@@ -143,7 +138,7 @@ def read(folder: Path) -> dict[str, list[str]]:
         if "retention" in found:
             lines["table"] += in_brief(found["retention"])
         if "retention" in found and "memorisation" in found:
-            lines["kept"] = [*general(found["retention"]), "", *recited(found["memorisation"])]
+            lines["kept"] = [*general(found["retention"]), "", *memorised(found["memorisation"])]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise cli.InputError(
             f"{folder}: not the figures that this version writes ({error!r}); run `dvc repro`"
