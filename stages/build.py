@@ -182,7 +182,8 @@ def main(train: Path, test: Path, behaviour: Path, schema: Path, base: Path, out
     rules = contract.load(schema, params.load("contract", contract.Params).discriminator)
     cases = behaviours.read(behaviour, rules)
     tokenizer = loading.load_tokenizer(base)
-    prefix = prefixes(settings, chat_settings.system, rules.validator.schema, [])["tuned"]
+    shown = strict_json.read(schema)  # as it is written, for the prompts
+    prefix = prefixes(settings, chat_settings.system, shown, [])["tuned"]
     splits, counts, refused = {}, {}, []
     for name, rows in read_splits(train, test, settings, rules).items():
         made = [e for row in rows for e in examples.of_turns(row.id, row.turns, rules, slice_of(row, name))]
@@ -197,7 +198,7 @@ def main(train: Path, test: Path, behaviour: Path, schema: Path, base: Path, out
     for name, made in (splits | {"behaviour": [e for case in cases for e in case.examples]}).items():
         writing.write_jsonl(out / f"{name}.jsonl", [example.line() for example in made])
     writing.write_jsonl(out / "refused.jsonl", refused)
-    for system, turns in prefixes(settings, chat_settings.system, rules.validator.schema, shots).items():
+    for system, turns in prefixes(settings, chat_settings.system, shown, shots).items():
         writing.write_json(out / "prefix" / f"{system}.json", turns)
     writing.write_json(metrics, {**counts, "refused": len(refused), "few_shot_ids": [e.id for e in shots]})
     for row in refused[:20]:

@@ -144,7 +144,7 @@ def test_too_long_rows_are_refused_and_test_rows_never(here: Path, base: Path, s
 def test_prefixes(here: Path, base: Path, sound: list[build.Conversation]) -> None:
     run(base, sound, [row("t1", "a test")])
     prefixes = {name: read_json(here / f"chat/prefix/{name}.json") for name in ("zero_shot", "few_shot", "tuned")}
-    assert '"oneOf"' in prefixes["zero_shot"][0]["content"]
+    assert strict_json.compact(read_json(SCHEMA)) in prefixes["zero_shot"][0]["content"]
     assert len(prefixes["zero_shot"]) == len(prefixes["tuned"]) == 1
     assert len(prefixes["few_shot"]) == 1 + 2 * 12
     held_out = {row["id"] for row in read_rows(here / "chat" / "valid.jsonl")}
