@@ -1,23 +1,33 @@
-"""Build the chat data: one example per assistant turn, a stable validation split, and each system's prompt prefix.
+"""Build the chat data: one example per assistant turn, a stable held-out split, and each system's prompt.
 
-In: data/validated/{train,test}.jsonl, the contract, the base model's tokenizer. Out: data/chat/{train,valid,test}.jsonl
-with rows of `id`, `group`, `kind`, `prompt` (turns) and `answer`; data/chat/refused.jsonl with rows longer than
-chat.max_length; data/chat/prefix/<system>.json with the turns that a system puts before each prompt; a metrics file.
+In: data/validated/{train,test}.jsonl, the behaviour tests, the contract, the base model's tokenizer. Out:
+data/chat/{train,valid,test,behaviour}.jsonl, a line per example (stages/shared/examples.py); data/chat/refused.jsonl
+with rows longer than chat.max_length; data/chat/prefix/<system>.json with the turns that a system puts before each
+request; a metrics file.
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from stages.shared import chat, cli, contract, loading, params, strict_json, text, writing
-
-Example = dict[str, Any]
-SAVED = ("id", "group", "kind", "prompt", "answer")  # not the line: moving a row must not train again
+from stages.shared import (
+    behaviours,
+    chat,
+    cli,
+    contract,
+    examples,
+    loading,
+    params,
+    records,
+    strict_json,
+    text,
+    writing,
+)
+from stages.shared.examples import Example
 
 
 @dataclass(frozen=True)
@@ -30,20 +40,13 @@ class Params:
     few_shot_instructions: str
 
 
-def examples_of(row: dict[str, Any], rules: contract.Contract) -> Iterator[Example]:
-    """One example per assistant turn; the turns before it are its prompt. All of them share the row's group."""
-    turns = row["turns"]
-    answers = [number for number, turn in enumerate(turns) if turn["role"] == "assistant"]
-    for count, number in enumerate(answers, start=1):
-        answer = turns[number]["content"]
-        yield {
-            "id": row["id"] if len(answers) == 1 else f"{row['id']}#{count}",
-            "group": row["id"],
-            "source": row["source"],
-            "kind": rules.kind(strict_json.parse(answer)),
-            "prompt": turns[:number],
-            "answer": answer,
-        }
+@dataclass(frozen=True)
+class Conversation:
+    """A row as `validate` wrote it. `source`: its file and line."""
+
+    id: str
+    source: str
+    turns: list[chat.Turn]
 
 
 def position(turns: list[chat.Turn]) -> float:
@@ -53,18 +56,18 @@ def position(turns: list[chat.Turn]) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def split(rows: list[dict[str, Any]], share: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Training rows and validation rows; a conversation is never divided."""
-    held_out = [position(row["turns"]) < share for row in rows]
+def split(rows: list[Conversation], share: float) -> tuple[list[Conversation], list[Conversation]]:
+    """Training rows and held-out rows; a conversation is never divided."""
+    held_out = [position(row.turns) < share for row in rows]
     train = [row for row, held in zip(rows, held_out, strict=True) if not held]
     return train, [row for row, held in zip(rows, held_out, strict=True) if held]
 
 
-def first_kind(row: dict[str, Any], rules: contract.Contract) -> str:
-    return rules.kind(strict_json.parse(next(turn["content"] for turn in row["turns"] if turn["role"] == "assistant")))
+def first_kind(row: Conversation, rules: contract.Contract) -> str:
+    return rules.kind(strict_json.parse(next(turn["content"] for turn in row.turns if turn["role"] == "assistant")))
 
 
-def subset(rows: list[dict[str, Any]], count: int | None, rules: contract.Contract) -> list[dict[str, Any]]:
+def subset(rows: list[Conversation], count: int | None, rules: contract.Contract) -> list[Conversation]:
     """`count` rows, each kind with its share of them; all for None. A smaller subset is part of every larger one.
 
     Within a kind the order is that of the hash, as for few_shot, whose examples are in all but the smallest subsets.
@@ -74,20 +77,21 @@ def subset(rows: list[dict[str, Any]], count: int | None, rules: contract.Contra
         return rows
     if count > len(rows):
         raise cli.InputError(f"build.train_rows = {count}, and there are {len(rows)} training rows; lower it, or null")
-    by_kind: dict[str, list[dict[str, Any]]] = {}
-    for row in sorted(rows, key=lambda row: (position(row["turns"]), row["id"])):
+    by_kind: dict[str, list[Conversation]] = {}
+    for row in sorted(rows, key=lambda row: (position(row.turns), row.id)):
         by_kind.setdefault(first_kind(row, rules), []).append(row)
     # The middle of row k of m is at (k + 1/2) / m of its kind: sorted by it, all kinds advance at the same pace.
-    places = {row["id"]: ((k + 0.5) / len(part), kind) for kind, part in by_kind.items() for k, row in enumerate(part)}
+    places = {row.id: ((k + 0.5) / len(part), kind) for kind, part in by_kind.items() for k, row in enumerate(part)}
     chosen = set(sorted(places, key=lambda name: places[name])[:count])
-    return [row for row in rows if row["id"] in chosen]
+    return [row for row in rows if row.id in chosen]
 
 
-def few_shot(examples: list[Example], kinds: tuple[str, ...], count: int) -> list[Example]:
+def few_shot(train: list[Example], kinds: tuple[str, ...], count: int) -> list[Example]:
     """`count` first-turn examples, taken from each kind in turn, within a kind in the order of their hash."""
-    first = [e for e in examples if sum(turn["role"] == "user" for turn in e["prompt"]) == 1]
-    single = sorted(first, key=lambda e: (position(e["prompt"]), e["id"]))
-    queues = {kind: [e for e in single if e["kind"] == kind] for kind in [*kinds, *(e["kind"] for e in single)]}
+    first = [example for example in train if example.turn() == "first"]
+    single = sorted(first, key=lambda example: (position(example.prompt), example.id))
+    names = [*kinds, *(example.kind for example in single)]
+    queues = {kind: [example for example in single if example.kind == kind] for kind in names}
     chosen: list[Example] = []
     while len(chosen) < count and any(queues.values()):
         chosen += [queue.pop(0) for queue in queues.values() if queue]
@@ -95,11 +99,9 @@ def few_shot(examples: list[Example], kinds: tuple[str, ...], count: int) -> lis
 
 
 def prefixes(settings: Params, system: str, schema: Any, shots: list[Example]) -> dict[str, list[chat.Turn]]:
-    """What each system puts before a request."""
-    shown = [
-        turn for e in shots for turn in [e["prompt"][-1], {"role": "assistant", "content": e["answer"]}]
-    ]  # without a system turn of their own: a template allows one, at the start
-    told = {
+    """What each system puts before a request. Shown examples lose a system turn of their own: templates allow one."""
+    shown = [turn for e in shots for turn in [e.prompt[-1], {"role": "assistant", "content": e.answer}]]
+    instructions = {
         "zero_shot": settings.zero_shot_instructions,
         "few_shot": settings.few_shot_instructions,
         "tuned": system,
@@ -109,24 +111,24 @@ def prefixes(settings: Params, system: str, schema: Any, shots: list[Example]) -
             {"role": "system", "content": words.replace("{schema}", strict_json.compact(schema))},
             *(shown if name == "few_shot" else []),
         ]
-        for name, words in told.items()
+        for name, words in instructions.items()
     }
 
 
-def lengths(tokenizer: Any, prefix: list[chat.Turn], examples: list[Example]) -> list[int]:
+def lengths(tokenizer: Any, prefix: list[chat.Turn], rows: list[Example]) -> list[int]:
     """Tokens of prompt and answer, as training will see them."""
     from tqdm import tqdm
 
     return [
-        len(chat.prompt_ids(tokenizer, chat.with_prefix(prefix, e["prompt"])))
-        + len(chat.answer_ids(tokenizer, e["answer"]))
-        for e in tqdm(examples, desc="build: counting tokens", unit=" rows", delay=2)
+        len(chat.prompt_ids(tokenizer, chat.with_prefix(prefix, example.prompt)))
+        + len(chat.answer_ids(tokenizer, example.answer))
+        for example in tqdm(rows, desc="build: counting tokens", unit=" rows", delay=2)
     ]
 
 
-def too_long(example: Example, tokens: int, limit: int) -> dict[str, Any]:
+def too_long(example: Example, source: str, tokens: int, limit: int) -> dict[str, Any]:
     reason = f"{tokens} tokens, more than chat.max_length = {limit}"
-    return {"id": example["id"], "source": example["source"], "tokens": tokens, "reason": reason}
+    return {"id": example.id, "source": source, "tokens": tokens, "reason": reason}
 
 
 def check_result(splits: dict[str, list[Example]], shots: list[Example], refused: int, max_refused: float) -> None:
@@ -137,58 +139,68 @@ def check_result(splits: dict[str, list[Example]], shots: list[Example], refused
             f"{refused} of {held + refused} training examples are too long, more than build.max_refused = "
             f"{max_refused} allows; raise chat.max_length, or the limit, in params.yaml"
         )
-    empty = [name for name, examples in splits.items() if not examples]
+    empty = [name for name, rows in splits.items() if not rows]
     if empty or not shots:
         raise cli.InputError(f"no examples for {', '.join(empty or ['few_shot'])}")
-    ids = Counter(example["id"] for examples in splits.values() for example in examples)
+    ids = Counter(example.id for rows in splits.values() for example in rows)
     twice = [name for name, count in ids.items() if count > 1]
     if twice:
         raise cli.InputError(f"id {twice[0]!r} occurs twice; ids ending in #1, #2 ... are made for conversations")
 
 
-def figures(examples: list[Example], tokens: list[int]) -> dict[str, Any]:
+def figures(rows: list[Example], tokens: list[int]) -> dict[str, Any]:
     return {
-        "examples": len(examples),
-        "groups": len({e["group"] for e in examples}),
-        "kinds": dict(Counter(e["kind"] for e in examples if e["kind"])),
+        "examples": len(rows),
+        "groups": len({example.group for example in rows}),
+        "kinds": dict(Counter(example.kind for example in rows if example.kind)),
         "tokens": sum(tokens),
         "tokens_longest": max(tokens, default=0),
     }
 
 
+def read_splits(train: Path, test: Path, settings: Params, rules: contract.Contract) -> dict[str, list[Conversation]]:
+    train_rows, valid_rows = split(records.read(train, Conversation), settings.valid_share)
+    test_rows = records.read(test, Conversation)
+    return {"train": subset(train_rows, settings.train_rows, rules), "valid": valid_rows, "test": test_rows}
+
+
+def slice_of(row: Conversation, split: str) -> str:
+    """Test rows are sliced by the file that they stand in; other rows are not."""
+    return Path(row.source.rpartition(":")[0]).stem if split == "test" else ""
+
+
 @click.command(help=__doc__)
 @cli.path_option("--train", "validated training rows")
 @cli.path_option("--test", "validated test rows")
+@cli.path_option("--behaviour", "folder of behaviour tests")
 @cli.path_option("--schema", "JSON Schema of an answer")
 @cli.path_option("--base", "base model, for its tokenizer")
 @cli.path_option("--out", "folder to write")
-@cli.path_option("--metrics", "metrics file")
-def main(train: Path, test: Path, schema: Path, base: Path, out: Path, metrics: Path) -> None:
+@cli.path_option("--metrics", "file of counts")
+def main(train: Path, test: Path, behaviour: Path, schema: Path, base: Path, out: Path, metrics: Path) -> None:
     settings, chat_settings = params.load("build", Params), params.load("chat", chat.Params)
     rules = contract.load(schema, params.load("contract", contract.Params).discriminator)
+    cases = behaviours.read(behaviour, rules)
     tokenizer = loading.load_tokenizer(base)
-    train_rows, valid_rows = split(list(strict_json.read_jsonl(train)), settings.valid_share)
-    train_rows = subset(train_rows, settings.train_rows, rules)
-    splits = {
-        name: [example for row in rows for example in examples_of(row, rules)]
-        for name, rows in {"train": train_rows, "valid": valid_rows, "test": strict_json.read_jsonl(test)}.items()
-    }
-    prefix = prefixes(settings, chat_settings.system, rules.validator.schema, [])["tuned"]
-    counted, refused = {}, []
-    for name, examples in splits.items():
-        tokens = lengths(tokenizer, prefix, examples)
+    shown = strict_json.read(schema)  # as it is written, for the prompts
+    prefix = prefixes(settings, chat_settings.system, shown, [])["tuned"]
+    splits, counts, refused = {}, {}, []
+    for name, rows in read_splits(train, test, settings, rules).items():
+        made = [e for row in rows for e in examples.of_turns(row.id, row.turns, rules, slice_of(row, name))]
+        tokens = lengths(tokenizer, prefix, made)
         limit = chat_settings.max_length if name != "test" else max(tokens, default=0)
-        both = list(zip(examples, tokens, strict=True))
-        refused += [too_long(e, n, limit) for e, n in both if n > limit]
-        splits[name] = [e for e, n in both if n <= limit]
-        counted[name] = figures(splits[name], [n for _, n in both if n <= limit])
+        splits[name] = [e for e, count in zip(made, tokens, strict=True) if count <= limit]
+        counts[name] = figures(splits[name], [count for count in tokens if count <= limit])
+        sources = {row.id: row.source for row in rows}
+        long = ((e, count) for e, count in zip(made, tokens, strict=True) if count > limit)
+        refused += [too_long(e, sources[e.group], count, limit) for e, count in long]
     shots = few_shot(splits["train"], rules.kinds, settings.few_shot_examples)
-    for name, examples in splits.items():
-        writing.write_jsonl(out / f"{name}.jsonl", [{k: e[k] for k in SAVED} for e in examples])
+    for name, made in (splits | {"behaviour": [e for case in cases for e in case.examples]}).items():
+        writing.write_jsonl(out / f"{name}.jsonl", [example.line() for example in made])
     writing.write_jsonl(out / "refused.jsonl", refused)
-    for system, turns in prefixes(settings, chat_settings.system, rules.validator.schema, shots).items():
+    for system, turns in prefixes(settings, chat_settings.system, shown, shots).items():
         writing.write_json(out / "prefix" / f"{system}.json", turns)
-    writing.write_json(metrics, {**counted, "refused": len(refused), "few_shot_ids": [e["id"] for e in shots]})
+    writing.write_json(metrics, {**counts, "refused": len(refused), "few_shot_ids": [e.id for e in shots]})
     for row in refused[:20]:
         click.echo(f"{row['source']}: {row['reason']}", err=True)
     click.echo(f"build: {', '.join(f'{len(rows)} {name}' for name, rows in splits.items())}", err=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 
 ROOT = Path(__file__).parent.parent
 # A contract of the tests' own: data/ belongs to whoever uses the repository.
@@ -79,6 +80,31 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     monkeypatch.chdir(tmp_path)
     yield tmp_path
+
+
+def configure(folder: Path, **sections: dict[str, Any]) -> None:
+    """Change some values of the folder's params.yaml."""
+    from stages.shared import yaml12
+
+    file = folder / "params.yaml"
+    document = yaml12.parse(file.read_text(encoding="utf-8"), "params.yaml")
+    for name, change in sections.items():
+        document[name] = document[name] | change
+    file.write_text(json.dumps(document), encoding="utf-8")  # JSON is YAML
+
+
+def invoke(command: Any, **options: Any) -> Result:
+    """Run a stage or tool in this process: `made_from="a"` becomes `--made-from a`."""
+    words = [str(word) for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
+    return CliRunner().invoke(command, words)
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_rows(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:

@@ -1,67 +1,81 @@
-import json
+import hashlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner, Result
-from conftest import SCHEMA, write_rows
+from click.testing import Result
+from conftest import SCHEMA, invoke, read_json, read_rows, write_rows
 
 from stages import build
-from stages.shared import contract, strict_json
+from stages.shared import contract, examples, rows, strict_json
+from stages.shared.examples import Example
 
 RULES = contract.load(SCHEMA)
 
 
-def row(name: str, *requests: str) -> dict[str, Any]:
+def row(name: str, *requests: str, source: str = "data/raw/rows.jsonl") -> build.Conversation:
     turns = []
     for request in requests:
         answer = {"action": "complete", "title": request}
         turns += [{"role": "user", "content": request}, {"role": "assistant", "content": strict_json.compact(answer)}]
-    return {"id": name, "source": f"rows.jsonl:{name}", "turns": turns}
+    return build.Conversation(name, f"{source}:{name}", turns)
 
 
 def test_one_example_per_assistant_turn() -> None:
-    single, (first, second) = (
-        list(build.examples_of(row("a", "x"), RULES)),
-        build.examples_of(row("b", "x", "y"), RULES),
-    )
-    assert [example["id"] for example in single] == ["a"]
-    assert (first["id"], second["id"]) == ("b#1", "b#2")
-    assert first["group"] == second["group"] == "b"
-    assert [turn["content"] for turn in second["prompt"]] == ["x", first["answer"], "y"]
-    assert second["kind"] == "complete"
+    (single,) = examples.of_turns("a", row("a", "x").turns, RULES)
+    first, second = examples.of_turns("b", row("b", "x", "y").turns, RULES)
+    assert single.id == "a"
+    assert (first.id, second.id) == ("b#1", "b#2")
+    assert first.group == second.group == "b"
+    assert [turn["content"] for turn in second.prompt] == ["x", first.answer, "y"]
+    assert (second.kind, first.turn(), second.turn()) == ("complete", "first", "later")
+
+
+def test_a_request_is_plain_text_unless_turns_came_before() -> None:
+    told = {"role": "system", "content": "be brief"}
+    _, later = examples.of_turns("b", [told, *row("b", "x", "y").turns], RULES)
+    (first,) = examples.of_turns("a", [told, *row("a", "x").turns], RULES)
+    assert first.request() == "x"
+    assert later.request() == later.prompt[1:]
+
+
+def test_a_row_without_an_id_is_known_by_its_content() -> None:
+    """These ids stand in files of earlier versions, so how they are made stays."""
+    turns = row("", "buy milk").turns
+    spaced = [turns[0], turns[1] | {"content": turns[1]["content"].replace(":", ": ")}]
+    expected = hashlib.sha256(strict_json.compact(turns).encode()).hexdigest()[:12]
+    assert rows.content_id(turns) == rows.content_id(spaced) == expected
+    assert rows.content_id([turns[0]]) != expected
+    read = rows.Row("f", 1, "", tuple(turns), "", "")
+    assert (rows.row_id(read), rows.row_id(replace(read, id="own"))) == (expected, "own")
 
 
 def test_adding_rows_moves_none() -> None:
-    rows = [row(f"r{n}", f"request number {n}") for n in range(200)]
-    _, before = build.split(rows[:100], 0.2)
-    _, after = build.split(rows, 0.2)
+    every = [row(f"r{n}", f"request number {n}") for n in range(200)]
+    _, before = build.split(every[:100], 0.2)
+    _, after = build.split(every, 0.2)
     assert 10 <= len(before) <= 30
-    assert [r["id"] for r in after if int(r["id"][1:]) < 100] == [r["id"] for r in before]
+    assert [r.id for r in after if int(r.id[1:]) < 100] == [r.id for r in before]
 
 
-def test_a_conversation_is_never_divided() -> None:
-    train, valid = build.split([row("a", "one", "two"), row("b", "ONE!")], 1.0)
-    assert (len(train), len(valid)) == (0, 2)
-
-
-def kinds_of(rows: list[dict[str, Any]]) -> Counter[str]:
-    return Counter(build.first_kind(row, RULES) for row in rows)
+def test_case_and_punctuation_do_not_move_a_row() -> None:
+    assert build.position(row("a", "Buy milk!").turns) == build.position(row("b", "buy  milk", "more").turns)
 
 
 def test_a_subset_keeps_the_mix_and_is_part_of_every_larger_one() -> None:
-    rows = [row(f"c{n}", f"done with {n}") for n in range(60)]
+    every = [row(f"c{n}", f"done with {n}") for n in range(60)]
     for n in range(30):
         turns = [{"role": "user", "content": f"drop {n}"}, {"role": "assistant", "content": '{"action":"delete"}'}]
-        rows.append({"id": f"d{n}", "source": "", "turns": turns})
-    small, large = build.subset(rows, 9, RULES), build.subset(rows, 30, RULES)
-    assert kinds_of(small) == {"complete": 6, "delete": 3}
-    assert kinds_of(large) == {"complete": 20, "delete": 10}
-    assert {r["id"] for r in small} < {r["id"] for r in large}
-    assert {r["id"] for r in build.subset(rows[::-1], 30, RULES)} == {r["id"] for r in large}
-    assert build.subset(rows, None, RULES) == rows
+        every.append(build.Conversation(f"d{n}", "", turns))
+    small, large = build.subset(every, 9, RULES), build.subset(every, 30, RULES)
+    assert Counter(build.first_kind(row, RULES) for row in small) == {"complete": 6, "delete": 3}
+    assert Counter(build.first_kind(row, RULES) for row in large) == {"complete": 20, "delete": 10}
+    assert {r.id for r in small} < {r.id for r in large}
+    assert {r.id for r in build.subset(every[::-1], 30, RULES)} == {r.id for r in large}
+    assert build.subset(every, None, RULES) == every
 
 
 def test_a_subset_of_more_rows_than_there_are_is_refused() -> None:
@@ -69,70 +83,87 @@ def test_a_subset_of_more_rows_than_there_are_is_refused() -> None:
         build.subset([row("a", "x"), row("b", "y")], 3, RULES)
 
 
-def test_few_shot_covers_the_kinds_and_does_not_depend_on_order() -> None:
-    def shot(kind: str, number: int) -> dict[str, Any]:
-        prompt = [{"role": "user", "content": f"{kind} {number}"}]
-        return {"id": f"{kind}{number}", "kind": kind, "prompt": prompt, "answer": "{}"}
+def shot(kind: str, number: int) -> Example:
+    return Example(f"{kind}{number}", kind, kind, [{"role": "user", "content": f"{kind} {number}"}], "{}")
 
-    examples = [shot(kind, number) for kind in RULES.kinds for number in range(5)]
-    chosen = build.few_shot(examples, RULES.kinds, 8)
-    assert [example["kind"] for example in chosen] == [*RULES.kinds, *RULES.kinds[:2]]
-    assert build.few_shot(examples[::-1], RULES.kinds, 8) == chosen
-    assert len(build.few_shot(examples, RULES.kinds, 100)) == len(examples)
-    assert build.few_shot([{**shot("a", 1), "kind": ""}], (), 3) != []
-    talk = shot("delete", 9)
-    told = {**talk, "prompt": [{"role": "system", "content": "be brief"}, *talk["prompt"]]}
-    assert build.few_shot([told], ("create",), 3) == [told]
-    prefix = build.prefixes(build.Params(0.1, None, 0.0, 1, "zero", "few"), "tuned", {}, [told])["few_shot"]
+
+def test_few_shot_covers_the_kinds_and_does_not_depend_on_order() -> None:
+    every = [shot(kind, number) for kind in RULES.kinds for number in range(5)]
+    chosen = build.few_shot(every, RULES.kinds, 8)
+    assert [example.kind for example in chosen] == [*RULES.kinds, *RULES.kinds[:2]]
+    assert build.few_shot(every[::-1], RULES.kinds, 8) == chosen
+    assert len(build.few_shot(every, RULES.kinds, 100)) == len(every)
+    assert len(build.few_shot([shot("", 1)], (), 3)) == 1
+
+
+def test_a_shown_example_loses_its_own_system_turn() -> None:
+    told = replace(shot("delete", 9), prompt=[{"role": "system", "content": "be brief"}, *shot("delete", 9).prompt])
+    settings = build.Params(0.1, None, 0.0, 1, "zero", "few")
+    prefix = build.prefixes(settings, "tuned", {}, build.few_shot([told], ("create",), 3))["few_shot"]
     assert [turn["role"] for turn in prefix] == ["system", "user", "assistant"]
 
 
-def run(base: Path, train: list[dict[str, Any]], test: list[dict[str, Any]]) -> Result:
+def run(base: Path, train: list[build.Conversation], test: list[build.Conversation]) -> Result:
     files = {
-        "train": str(write_rows(Path("train.jsonl"), train)),
-        "test": str(write_rows(Path("test.jsonl"), test)),
-        "schema": str(SCHEMA),
-        "base": str(base),
-        "out": "chat",
-        "metrics": "build.json",
+        name: write_rows(Path(f"{name}.jsonl"), [vars(r) for r in part])
+        for name, part in (("train", train), ("test", test))
     }
-    return CliRunner().invoke(build.main, [part for name, value in files.items() for part in (f"--{name}", value)])
+    return invoke(build.main, **files, behaviour="tests", schema=SCHEMA, base=base, out="chat", metrics="build.json")
 
 
 @pytest.fixture
-def rows() -> list[dict[str, Any]]:
+def sound(here: Path) -> list[build.Conversation]:
     return [row(f"r{n}", f"errand {n}") for n in range(60)]
 
 
-def test_too_long_rows_are_refused_and_test_rows_never(here: Path, base: Path, rows: list[dict[str, Any]]) -> None:
+def test_the_bytes_that_training_reads(here: Path, base: Path, sound: list[build.Conversation]) -> None:
+    """Another field, order or spelling here trains every clone again."""
+    assert run(base, sound, [row("t1", "a test", source="data/test/head.jsonl")]).exit_code == 0
+    lines = [line for name in ("train", "valid") for line in Path(f"chat/{name}.jsonl").read_text("utf-8").split("\n")]
+    assert (
+        '{"id":"r7","group":"r7","kind":"complete","prompt":[{"role":"user","content":"errand 7"}],'
+        '"answer":"{\\"action\\":\\"complete\\",\\"title\\":\\"errand 7\\"}"}'
+    ) in lines
+    assert {r.id for r in sound} == {strict_json.parse(line)["id"] for line in lines if line}
+    assert read_rows(Path("chat/test.jsonl"))[0]["slice"] == "head"
+
+
+def test_too_long_rows_are_refused_and_test_rows_never(here: Path, base: Path, sound: list[build.Conversation]) -> None:
     long = "word " * 200
-    result = run(base, [*rows, row("long", long)], [row("t1", "a test"), row("t2", long)])
+    result = run(base, [*sound, row("long", long)], [row("t1", "a test"), row("t2", long)])
     assert result.exit_code == 1
     assert "build.max_refused" in result.output
-    assert "rows.jsonl:long: " in result.output
-    (refused,) = strict_json.read_jsonl(here / "chat" / "refused.jsonl")
-    assert refused["id"] == "long"
-    metrics = json.loads((here / "build.json").read_text(encoding="utf-8"))
-    assert metrics["train"]["examples"] + metrics["valid"]["examples"] + metrics["refused"] == 61
-    assert metrics["test"]["examples"] == 2
-    assert metrics["train"]["tokens_longest"] <= 256
+    assert "data/raw/rows.jsonl:long: " in result.output
+    assert [refused["id"] for refused in read_rows(here / "chat" / "refused.jsonl")] == ["long"]
+    counts = read_json(here / "build.json")
+    assert counts["train"]["examples"] + counts["valid"]["examples"] + counts["refused"] == 61
+    assert counts["test"]["examples"] == 2
+    assert counts["train"]["tokens_longest"] <= 256
 
 
-def test_prefixes(here: Path, base: Path, rows: list[dict[str, Any]]) -> None:
-    run(base, rows, [row("t1", "a test")])
-    prefixes = {
-        name: json.loads((here / "chat" / "prefix" / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("zero_shot", "few_shot", "tuned")
-    }
-    assert '"oneOf"' in prefixes["zero_shot"][0]["content"]
+def test_prefixes(here: Path, base: Path, sound: list[build.Conversation]) -> None:
+    run(base, sound, [row("t1", "a test")])
+    prefixes = {name: read_json(here / f"chat/prefix/{name}.json") for name in ("zero_shot", "few_shot", "tuned")}
+    assert strict_json.compact(read_json(SCHEMA)) in prefixes["zero_shot"][0]["content"]
     assert len(prefixes["zero_shot"]) == len(prefixes["tuned"]) == 1
     assert len(prefixes["few_shot"]) == 1 + 2 * 12
-    held_out = {row["id"] for row in strict_json.read_jsonl(here / "chat" / "valid.jsonl")}
-    shown = set(json.loads((here / "build.json").read_text(encoding="utf-8"))["few_shot_ids"])
-    assert not shown & held_out
+    held_out = {row["id"] for row in read_rows(here / "chat" / "valid.jsonl")}
+    assert not held_out & set(read_json(here / "build.json")["few_shot_ids"])
 
 
 def test_no_training_rows_is_an_error(here: Path, base: Path) -> None:
     result = run(base, [], [row("t1", "a test")])
-    assert result.exit_code == 1
-    assert "train" in result.output
+    assert (result.exit_code, result.output) == (1, "Error: train.jsonl: no rows\n")
+
+
+def test_the_requests_of_behaviour_tests_are_built_as_well(
+    here: Path, base: Path, sound: list[build.Conversation]
+) -> None:
+    case: dict[str, Any] = {"id": "i1", "instruction": "Buy milk", "variant": "buy milk"}
+    write_rows(here / "tests" / "invariance-case.jsonl", [case])
+    assert run(base, sound, [row("t1", "a test")]).exit_code == 0
+    asked = read_rows(here / "chat" / "behaviour.jsonl")
+    assert [(row["id"], row["prompt"][0]["content"]) for row in asked] == [
+        ("i1", "Buy milk"),
+        ("i1~variant", "buy milk"),
+    ]

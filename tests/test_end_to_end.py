@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, SCHEMA, write_rows
-from ruamel.yaml import YAML
+from conftest import ROOT, SCHEMA, configure, read_json, read_rows, write_rows
 
 BIN = Path(sys.executable).parent
 SYSTEMS = ("zero_shot", "few_shot", "tuned", "constrained")
-SMALL = {
-    "fetch": {"source": "path"},
-    "train": {"epochs": 1.0, "device": "cpu-fp32"},
-    "predict": {"device": "cpu-fp32", "max_new_tokens": 60},
-    "retention": {"device": "cpu-fp32"},
+SMALL: dict[str, dict[str, Any]] = {
+    "compute": {"device": "cpu-fp32"},
+    "train": {"epochs": 1.0},
+    "predict": {"max_new_tokens": 60},
     "memorisation": {"sample": 8},
+    "chat": {"max_length": 2000},  # the tiny tokenizer needs more tokens for the same text
 }
 
 
@@ -41,10 +40,8 @@ def run(clone: Path, *command: str) -> str:
     return ran.stdout + ran.stderr
 
 
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
-    """A clone of the working tree with fewer rows and a tiny model, its pipeline run once."""
-    folder = tmp_path_factory.mktemp("clone")
+def make_clone(folder: Path, base: Path) -> Path:
+    """A clone of the working tree with fewer rows and a tiny model, in its first commit."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],  # noqa: S607
         cwd=ROOT,
@@ -53,59 +50,77 @@ def clone(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
         check=True,
     ).stdout.split("\n")
     for name in listed:
-        if name and name != "dvc.lock" and not name.startswith("metrics/") and (ROOT / name).is_file():
+        if name and name != "dvc.lock" and not name.startswith(("metrics/", "data/")) and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes((ROOT / name).read_bytes())
-    shutil.rmtree(folder / "data")
-    (folder / "data").mkdir()
-    shutil.copy(SCHEMA, folder / "data" / "schema.json")
-    write_rows(folder / "data" / "raw" / "rows.jsonl", [row(number) for number in range(70)])
-    write_rows(folder / "data" / "test" / "rows.jsonl", [row(number) for number in range(100, 120)])
+    data = folder / "data"
+    write_rows(data / "raw" / "rows.jsonl", [row(number) for number in range(70)])
+    for name, first in (("head", 100), ("tail", 110)):
+        write_rows(data / "test" / f"{name}.jsonl", [row(number) for number in range(first, first + 10)])
+    write_rows(data / "behaviour" / "minimum-errand.jsonl", [row(number) | {"id": f"m{number}"} for number in (1, 5)])
+    same = {"id": "i1", "instruction": "Do errand 1", "variant": "do errand 1"}
+    write_rows(data / "behaviour" / "invariance-case.jsonl", [same])
     item = {"kind": "fact", "question": "Is it?", "options": ["No", "Yes"], "answer": 1}
-    write_rows(folder / "data" / "general" / "items.jsonl", [item | {"id": f"q{number}"} for number in range(4)])
-    write_rows(
-        folder / "data" / "general" / "text.jsonl",
-        [{"id": f"d{number}", "text": "So it is, and so it was."} for number in "12"],
-    )
-    yaml = YAML()
-    params = yaml.load((folder / "params.yaml").read_text(encoding="utf-8"))
-    for section, change in SMALL.items():
-        params[section].update(change)
-    params["fetch"]["path"] = str(base)
-    params["chat"]["max_length"] = 2000  # the tiny tokenizer needs more tokens for the same text
-    with (folder / "params.yaml").open("w", encoding="utf-8") as handle:
-        yaml.dump(params, handle)
+    write_rows(data / "general" / "items.jsonl", [item | {"id": f"q{number}"} for number in range(4)])
+    text = {"text": "So it is, and so it was."}
+    write_rows(data / "general" / "text.jsonl", [text | {"id": f"d{number}"} for number in "12"])
+    shutil.copy(SCHEMA, data / "schema.json")
+    configure(folder, **SMALL, fetch={"source": "path", "path": str(base)})
     run(folder, "git", "init", "-q")
     run(folder, "git", "add", ".")
     run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "start")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
+    folder = make_clone(tmp_path_factory.mktemp("clone"), base)
     run(folder, "dvc", "repro")
     return folder
 
 
+def test_what_is_recorded_is_a_function_of_the_inputs(
+    clone: Path, base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Another folder, another time, nothing in the cache: the same dvc.lock and metrics; timings alone differ."""
+    other = make_clone(tmp_path_factory.mktemp("other"), base)
+    run(other, "dvc", "repro")
+    files = [Path("dvc.lock"), *(file.relative_to(clone) for file in (clone / "metrics").rglob("*") if file.is_file())]
+    assert [
+        str(f) for f in files if f.parent.name != "timing" and (clone / f).read_bytes() != (other / f).read_bytes()
+    ] == []
+
+
 def test_all_systems_are_measured_on_the_same_rows(clone: Path) -> None:
-    metrics = json.loads((clone / "metrics" / "evaluate.json").read_text(encoding="utf-8"))
-    built = json.loads((clone / "metrics" / "build.json").read_text(encoding="utf-8"))
-    sizes = {metrics[system]["n"] for system in SYSTEMS}
-    assert sizes == {built["test"]["examples"]}
+    metrics, built = (read_json(clone / "metrics" / name) for name in ("evaluate.json", "detail/build.json"))
+    assert {metrics[system]["n"] for system in SYSTEMS} == {built["test"]["examples"]}
     assert built["test"]["examples"] > 20
-    outcomes = (clone / "metrics" / "outcomes.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
-    assert len(outcomes) == built["test"]["examples"]
+    assert len(read_rows(clone / "metrics" / "outcomes.jsonl")) == built["test"]["examples"]
+    slices = read_json(clone / "metrics" / "detail" / "evaluate.json")["systems"]["tuned"]["slices"]["slice"]
+    assert slices["head"]["n"] + slices["tail"]["n"] == built["test"]["examples"]
 
 
-def test_what_was_kept_and_copied_is_of_the_model_that_was_scored(clone: Path) -> None:
-    scored, kept, copied = (
-        json.loads((clone / "metrics" / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("evaluate", "retention", "memorisation")
-    )
-    assert {part["computed_from"]["adapter"] for part in (kept, copied)} == {scored["computed_from"]["adapter"]}
-    assert {part["computed_from"]["base"] for part in (kept, copied)} == {scored["computed_from"]["base"]}
-    assert {kept[name]["n"] for name in ("base", "adapter_off", "tuned")} == {4}
-    assert copied["answer_alone"]["train"]["n"] == copied["with_request"]["test"]["n"] == 8
-    assert len((clone / "metrics" / "retention.jsonl").read_text(encoding="utf-8").split("\n")[:-1]) == 4
+def test_behaviour_tests_are_answered_and_counted(clone: Path) -> None:
+    metrics = read_json(clone / "metrics" / "behaviour.json")
+    assert {name: value for name, value in metrics.items() if name.endswith("_n")} == {
+        **{"minimum_n": 3, "invariance_n": 1, "directional_n": 0}
+    }
+    assert len(read_rows(clone / "metrics" / "behaviour.jsonl")) == 4
+
+
+def test_all_figures_are_of_the_model_that_was_scored(clone: Path) -> None:
+    """So the pull request's report never mixes two models."""
+    files = [
+        clone / "metrics" / "detail" / f"{name}.json" for name in ("evaluate", "behaviour", "retention", "memorisation")
+    ]
+    origins = [read_json(file)["computed_from"] for file in files]
+    made_from = read_json(clone / "models" / "merged" / "made_from.json")
+    assert {origin["adapter"] for origin in origins} == {made_from["adapter"]}
+    assert {origin["base"] for origin in origins} == {made_from["base"]}
 
 
 def test_rows_in_are_rows_kept_and_refused(clone: Path) -> None:
-    figures = json.loads((clone / "metrics" / "validate.json").read_text(encoding="utf-8"))
+    figures = read_json(clone / "metrics" / "validate.json")
     for split, folder in (("train", "raw"), ("test", "test")):
         lines = sum(len(file.read_bytes().split(b"\n")) - 1 for file in (clone / "data" / folder).glob("*.jsonl"))
         assert lines == figures[split]["rows"] == figures[split]["kept"] + figures[split]["refused"]
@@ -120,17 +135,22 @@ def test_a_second_run_does_nothing(clone: Path) -> None:
 def test_the_table_names_every_system(clone: Path) -> None:
     printed = run(clone, sys.executable, "-m", "tools.table")
     assert all(f"| {system} |" in printed for system in SYSTEMS)
-    assert "p = " in printed
+    assert "| minimum | 3 |" in printed
 
 
-def test_dvc_reads_metrics_and_plots(clone: Path) -> None:
-    shown = json.loads(run(clone, "dvc", "metrics", "show", "--json"))
-    assert "metrics/evaluate.json" in shown[""]["data"]
-    run(clone, "dvc", "metrics", "diff")
+def test_dvc_shows_few_columns_and_the_plots(clone: Path) -> None:
+    shown = json.loads(run(clone, "dvc", "metrics", "show", "--json"))[""]["data"]
+    assert set(shown) == {
+        f"metrics/{name}.json" for name in ("validate", "train", "evaluate", "behaviour", "retention", "memorisation")
+    }
     run(clone, "dvc", "plots", "show")
     page = (clone / "dvc_plots" / "index.html").read_text(encoding="utf-8")
-    for name in ("train_loss", "valid_loss", "confusion", "by_action"):
-        assert name in page
+    assert all(name in page for name in ("train_loss", "valid_loss", "systems", "by_kind", "confusion"))
+
+
+def stages_run(clone: Path) -> list[str]:
+    lines = run(clone, "dvc", "repro").split("\n")
+    return [line.split("'")[1] for line in lines if line.startswith("Running stage")]
 
 
 def test_editing_the_scorer_runs_the_scorer_only(clone: Path) -> None:
@@ -138,24 +158,24 @@ def test_editing_the_scorer_runs_the_scorer_only(clone: Path) -> None:
     scorer.write_text(scorer.read_text(encoding="utf-8") + "\n# a remark\n", encoding="utf-8")
     (clone / "tools" / "ask.py").write_text("# gone\n", encoding="utf-8")
     before = (clone / "metrics" / "evaluate.json").read_bytes()
-    ran = run(clone, "dvc", "repro")
-    assert [line for line in ran.split("\n") if line.startswith("Running stage")] == ["Running stage 'evaluate':"]
+    assert stages_run(clone) == ["evaluate"]
     assert (clone / "metrics" / "evaluate.json").read_bytes() == before
 
 
+def test_a_corrected_behaviour_test_answers_no_test_row_again(clone: Path) -> None:
+    same = {"id": "i1", "instruction": "Do errand 2", "variant": "do errand 2"}
+    write_rows(clone / "data" / "behaviour" / "invariance-case.jsonl", [same])
+    assert set(stages_run(clone)) == {"build", "predict_behaviour", "behaviour"}
+
+
 def test_switching_the_fourth_system_off_leaves_the_others_alone(clone: Path) -> None:
-    before = json.loads((clone / "metrics" / "evaluate.json").read_text(encoding="utf-8"))
-    text = (clone / "params.yaml").read_text(encoding="utf-8")
-    assert "  enabled: true " in text
-    (clone / "params.yaml").write_text(text.replace("  enabled: true ", "  enabled: false "), encoding="utf-8")
-    lines = run(clone, "dvc", "repro").split("\n")
-    ran = [line for line in lines if line.startswith("Running stage")]
-    (clone / "params.yaml").write_text(text, encoding="utf-8")
-    after = json.loads((clone / "metrics" / "evaluate.json").read_text(encoding="utf-8"))
+    before, params = read_json(clone / "metrics" / "evaluate.json"), (clone / "params.yaml").read_bytes()
+    configure(clone, constrained={"enabled": False})
+    run(clone, "dvc", "repro", "constrained", "evaluate")
+    after = read_json(clone / "metrics" / "evaluate.json")
+    (clone / "params.yaml").write_bytes(params)
     run(clone, "dvc", "repro")
-    assert ran == ["Running stage 'constrained':", "Running stage 'evaluate':"]
-    assert set(before) - set(after) == {"constrained", "constrained_over_tuned"}
-    assert all(before[system] == after[system] for system in SYSTEMS[:3])
+    assert after == {name: figures for name, figures in before.items() if name != "constrained"}
 
 
 def test_rows_that_dvc_holds_are_read_beside_those_in_git(clone: Path) -> None:
@@ -163,7 +183,7 @@ def test_rows_that_dvc_holds_are_read_beside_those_in_git(clone: Path) -> None:
     write_rows(big, [row(number) for number in range(201, 210)])
     run(clone, "dvc", "add", "data/raw/big.jsonl")
     run(clone, "dvc", "repro", "--single-item", "validate")
-    figures = json.loads((clone / "metrics" / "validate.json").read_text(encoding="utf-8"))
+    figures = read_json(clone / "metrics" / "validate.json")
     assert figures["train"]["kept"] == 79
     big.unlink()
     (clone / "data" / "raw" / "big.jsonl.dvc").unlink()

@@ -1,40 +1,42 @@
-"""Scores worked out by hand."""
+"""Scores and rates worked out by hand."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
-from conftest import SCHEMA, write_rows
+from click.testing import Result
+from conftest import SCHEMA, invoke, read_json, read_rows, write_rows
 
 from stages import evaluate
-from stages.shared import contract
+from stages.shared import contract, scoring, stats
+from stages.shared.examples import Example
+from stages.shared.scoring import Prediction, Score
 
 RULES = contract.load(SCHEMA)
 EXPECTED = {"action": "create", "title": "Review the report", "priority": "medium", "due_date": None}
+LIST = {"action": "list", "filter": "all"}
 
 
-def example(name: str = "t1", **change: Any) -> dict[str, Any]:
-    prompt = [{"role": "user", "content": "review the report"}]
-    found = {"id": name, "group": name, "kind": "create", "prompt": prompt, "answer": json.dumps(EXPECTED)}
-    return found | change
+def example(name: str = "t1", group: str = "", part: str = "", answer: dict[str, Any] = EXPECTED) -> Example:
+    prompt = [{"role": "user", "content": f"review the report {name}"}]
+    return Example(name, group or name, str(answer["action"]), prompt, json.dumps(answer), part)
 
 
-def said(answer: str | dict[str, Any]) -> dict[str, Any]:
+def score(answer: str | dict[str, Any], asked: Example | None = None) -> Score:
     text = answer if isinstance(answer, str) else json.dumps(answer)
-    return {"id": "t1", "answer": text, "prompt_tokens": 3, "answer_tokens": 4, "truncated": False}
+    return scoring.score(asked or example(), Prediction("t1", text, False), RULES)
 
 
 @pytest.mark.parametrize(
-    ("answer", "verdict", "hits"),
+    ("answer", "verdict", "matched"),
     [
         (EXPECTED, "exact", 4),
         (dict(reversed(EXPECTED.items())), "exact", 4),
         (EXPECTED | {"title": "review report!"}, "normalised", 3),
         (EXPECTED | {"priority": "high"}, "wrong", 3),
         (EXPECTED | {"priority": "Medium!"}, "off_contract", 3),
-        ({"action": "list", "filter": "all"}, "wrong", 0),
+        (LIST, "wrong", 0),
         (EXPECTED | {"priority": "urgent"}, "off_contract", 3),
         (EXPECTED | {"extra": 1}, "off_contract", 4),
         ("```json\n" + json.dumps(EXPECTED) + "\n```", "not_json", 0),
@@ -44,111 +46,200 @@ def said(answer: str | dict[str, Any]) -> dict[str, Any]:
         ("[" * 5000, "not_json", 0),
     ],
 )
-def test_verdicts(answer: str | dict[str, Any], verdict: str, hits: int) -> None:
-    scored = evaluate.score(example(), said(answer), RULES)
-    assert (scored.verdict, scored.hits, scored.wanted) == (verdict, hits, 4)
+def test_verdicts(answer: str | dict[str, Any], verdict: str, matched: int) -> None:
+    found = score(answer)
+    assert (found.verdict, found.matched_fields, found.expected_fields) == (verdict, matched, 4)
 
 
 def test_fields_are_leaves_with_their_path() -> None:
     value = {"a": {"b": [1, True]}, "c": {}, "d": None}
-    assert evaluate.fields(value) == {("/a/b/0", "1"), ("/a/b/1", "true"), ("/c", "{}"), ("/d", "null")}
+    assert scoring.fields(value) == {("/a/b/0", "1"), ("/a/b/1", "true"), ("/c", "{}"), ("/d", "null")}
+
+
+ANSWERS: list[str | dict[str, Any]] = [
+    EXPECTED,
+    EXPECTED | {"title": "Review report"},
+    EXPECTED | {"priority": "high"},
+    LIST,
+    "oops",
+]
 
 
 def test_figures_by_hand() -> None:
-    wrong = EXPECTED | {"priority": "high"}
-    answers: list[str | dict[str, Any]] = [
-        EXPECTED,
-        EXPECTED | {"title": "Review report"},
-        wrong,
-        {"action": "list", "filter": "all"},
-        "oops",
-    ]
-    scored = [evaluate.score(example(f"t{n}"), said(answer), RULES) for n, answer in enumerate(answers)]
-    found = evaluate.figures(scored, evaluate.Params(200, 1))
+    found = scoring.figures([score(answer, example(f"t{n}", part="head")) for n, answer in enumerate(ANSWERS)])
     assert found["n"] == 5
     assert found["json_valid"] == found["schema_valid"] == 0.8
     assert found["exact_match"] == 0.2
     assert found["exact_match_normalised"] == 0.4
     assert found["action_accuracy"] == 0.6
     assert found["field_f1"] == pytest.approx(2 * (4 + 3 + 3 + 0 + 0) / (5 * 4 + 4 + 4 + 4 + 2 + 0))
-    assert found["slices"]["action"]["create"]["n"] == 5
-    assert found["exact_match_low"] < 0.2 < found["exact_match_high"]
+    assert (found["exact_match_low"], found["exact_match_high"]) == stats.wilson(1, 5)
+    assert {name: list(part) for name, part in found["slices"].items()} == {
+        "kind": ["create"],
+        "turn": ["first"],
+        "slice": ["head"],
+    }
+    assert found["slices"]["slice"]["head"] == scoring.rates([score(a, example(str(a))) for a in ANSWERS])
+
+
+def test_intervals_know_of_conversations() -> None:
+    """Answers of one conversation rise and fall together: half as many groups, a wider interval."""
+    answers = [EXPECTED if n % 4 < 2 else LIST for n in range(80)]
+    apart = [score(answer, example(str(n))) for n, answer in enumerate(answers)]
+    paired = [score(answer, example(str(n), group=str(n // 2))) for n, answer in enumerate(answers)]
+    f1 = [found["field_f1_high"] - found["field_f1_low"] for found in map(scoring.field_f1, (apart, paired))]
+    gains = [evaluate.gain([score("no", each.example) for each in after], after) for after in (apart, paired)]
+    assert f1[1] > 1.3 * f1[0]
+    assert gains[1].high - gains[1].low > 1.3 * (gains[0].high - gains[0].low)
+
+
+def test_where_all_is_right_no_interval_claims_certainty() -> None:
+    right = [score(EXPECTED, example(str(n))) for n in range(20)]
+    assert scoring.field_f1(right)["field_f1_low"] == pytest.approx(stats.wilson(20, 20)[0])
+    same = evaluate.gain(right, right)
+    bound = stats.wilson(0, 20)[1]
+    assert (same.difference, same.low, same.high) == pytest.approx((0.0, -bound, bound))
 
 
 def test_gain_is_paired() -> None:
-    before = [evaluate.score(example(f"t{n}"), said("no"), RULES) for n in range(40)]
-    after = [evaluate.score(example(f"t{n}"), said(EXPECTED if n < 30 else "no"), RULES) for n in range(40)]
-    found = evaluate.gain(before, after, evaluate.Params(500, 1))
-    assert found["exact_match"] == 0.75
-    assert 0.55 < found["low"] < 0.75 < found["high"] < 0.95
-    assert found["p_value"] == pytest.approx(2 / 2**30)
+    before = [score("no", example(f"t{n}")) for n in range(40)]
+    after = [score(EXPECTED if n < 30 else "no", example(f"t{n}")) for n in range(40)]
+    found = evaluate.gain(before, after)
+    assert (found.difference, found.fixed, found.regressed) == (0.75, 30, 0)
+    assert 0.55 < found.low < 0.75 < found.high < 0.95
+    assert found.p_value == pytest.approx(2 / 2**30)
 
 
-def run(folder: Path, tuned: list[dict[str, Any]], constrained: list[dict[str, Any]] | None = None) -> Result:
-    rows = [example(f"t{n}") for n in range(4)]
-    write_rows(folder / "rows.jsonl", rows)
-    weak = [said("no") | {"id": row["id"]} for row in rows]
-    write_rows(folder / "weak.jsonl", weak)
-    write_rows(folder / "tuned.jsonl", tuned)
-    write_rows(folder / "constrained.jsonl", constrained or [])
-    (folder / "made_from.json").write_text('{"adapter": "a", "base": "b", "versions": {"torch": "1"}}', "utf-8")
-    files = {
-        "test": "rows.jsonl",
-        "valid": "rows.jsonl",
-        "schema": str(SCHEMA),
-        "zero-shot": "weak.jsonl",
-        "few-shot": "weak.jsonl",
-        "tuned": "tuned.jsonl",
-        "constrained": "constrained.jsonl",
-        "tuned-valid": "tuned.jsonl",
-        "made-from": "made_from.json",
-        "metrics": "evaluate.json",
-        "outcomes": "outcomes.jsonl",
-        "confusion": "confusion.csv",
-        "by-action": "by_action.csv",
+def predictions(path: str, answers: dict[str, Any]) -> Path:
+    lines = [{"id": name, "answer": json.dumps(answer), "truncated": False} for name, answer in answers.items()]
+    return write_rows(Path(path), [line | {"prompt_tokens": 3, "answer_tokens": 4} for line in lines])
+
+
+def run(**systems: dict[str, Any]) -> Result:
+    """The stage on four test rows and three held-out rows, of which `tuned` answers one right."""
+    rows = [example(f"t{n}", part="head" if n else "tail") for n in range(4)]
+    held_out = [example(f"v{n}", answer=LIST) for n in range(3)]
+    for name, answers in systems.items():
+        predictions(f"predictions/{name}.jsonl", answers)
+    Path("made_from.json").write_text('{"adapter": "a", "base": "b", "versions": {"torch": "1"}}', "utf-8")
+    return invoke(
+        evaluate.main,
+        test=write_rows(Path("test.jsonl"), [row.line() for row in rows]),
+        valid=write_rows(Path("valid.jsonl"), [row.line() for row in held_out]),
+        schema=SCHEMA,
+        predictions="predictions",
+        held_out=predictions("held_out.jsonl", {"v0": LIST, "v1": EXPECTED, "v2": EXPECTED}),
+        made_from="made_from.json",
+        metrics="evaluate.json",
+        detail="detail.json",
+        outcomes="outcomes.jsonl",
+        by_system="systems.csv",
+        by_kind="by_kind.csv",
+        confusion="confusion.csv",
+    )
+
+
+ONE_WRONG = {"t3": EXPECTED, "t1": EXPECTED, "t2": EXPECTED, "t0": LIST}
+ALL_RIGHT = dict.fromkeys(ONE_WRONG, EXPECTED)
+NO_JSON = dict.fromkeys(ONE_WRONG, "no")
+
+
+def test_headline_figures(here: Path) -> None:
+    assert run(tuned=ONE_WRONG, few_shot=NO_JSON).exit_code == 0
+    headline, detail = read_json(here / "evaluate.json"), read_json(here / "detail.json")
+    assert set(headline) == {"tuned", "few_shot", "gain_over_few_shot"}
+    assert tuple(sorted(headline["tuned"])) == tuple(sorted(evaluate.HEADLINE))
+    assert all(headline["tuned"][name] == detail["systems"]["tuned"][name] for name in evaluate.HEADLINE)
+    assert set(headline["gain_over_few_shot"]) == {"exact_match", "low", "high", "p_value"}
+    assert headline["gain_over_few_shot"]["exact_match"] == detail["gain_over_few_shot"]["difference"] == 0.75
+
+
+def test_held_out_figures_are_those_of_the_held_out_rows(here: Path) -> None:
+    run(tuned=ONE_WRONG)
+    detail = read_json(here / "detail.json")
+    assert set(detail) == {"systems", "held_out", "computed_from"}
+    assert detail["systems"]["tuned"]["slices"]["slice"]["head"]["exact_match"] == 1.0
+    held_out = detail["held_out"]["tuned"]
+    assert (held_out["n"], held_out["exact_match"], list(held_out["slices"]["kind"])) == (
+        3,
+        pytest.approx(1 / 3),
+        ["list"],
+    )
+    assert set(detail["computed_from"]) == {"test", "schema", "adapter", "base", "versions"}
+
+
+def test_outcomes_hold_all_that_a_reader_needs(here: Path) -> None:
+    run(tuned=ONE_WRONG)
+    wrong, right = read_rows(here / "outcomes.jsonl")[:2]
+    assert wrong == {
+        "id": "t0",
+        "group": "t0",
+        "kind": "create",
+        "slice": "tail",
+        "request": "review the report t0",
+        "expected": json.dumps(EXPECTED),
+        "tuned": {"verdict": "wrong", "answer": json.dumps(LIST)},
     }
-    options = [part for name, value in files.items() for part in (f"--{name}", value)]
-    return CliRunner().invoke(evaluate.main, options)
+    assert right["tuned"] == {"verdict": "exact"}
 
 
-def test_the_stage_writes_metrics_outcomes_and_plots(here: Path) -> None:
-    tuned = [said(EXPECTED) | {"id": f"t{n}"} for n in (3, 1, 2)] + [
-        said({"action": "list", "filter": "all"}) | {"id": "t0"}
+def test_plots(here: Path) -> None:
+    run(tuned=ONE_WRONG, few_shot=NO_JSON)
+    low, high = stats.wilson(3, 4)
+    assert (here / "systems.csv").read_text("utf-8").split("\n")[2] == f"tuned,0.75,{low},{high},4"
+    assert (here / "by_kind.csv").read_text("utf-8") == f"kind,exact_match,low,high,n\ncreate,0.75,{low},{high},4\n"
+    assert (here / "confusion.csv").read_text("utf-8").split("\n")[:3] == [
+        "expected,given",
+        "create,list",
+        "create,create",
     ]
-    assert run(here, tuned).exit_code == 0
-    metrics = json.loads((here / "evaluate.json").read_text(encoding="utf-8"))
-    assert metrics["gain_over_few_shot"]["exact_match"] == 0.75
-    assert set(metrics["computed_from"]) == {"test", "schema", "adapter", "base", "versions"}
-    outcomes = [json.loads(line) for line in (here / "outcomes.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
-    assert [row["tuned"]["verdict"] for row in outcomes] == ["wrong", "exact", "exact", "exact"]
-    assert outcomes[0]["tuned"]["answer"] == '{"action": "list", "filter": "all"}'
-    assert "answer" not in outcomes[1]["tuned"]
-    assert (here / "confusion.csv").read_text(encoding="utf-8").split("\n")[1] == "create,list"
-    first = (here / "evaluate.json").read_bytes()
-    run(here, tuned)
-    assert (here / "evaluate.json").read_bytes() == first
 
 
-def test_the_constrained_system_is_one_more_where_it_has_answers(here: Path) -> None:
-    tuned = [said(EXPECTED if n else "oops") | {"id": f"t{n}"} for n in range(4)]
-    run(here, tuned)
-    without = json.loads((here / "evaluate.json").read_text(encoding="utf-8"))
-    first = json.loads((here / "outcomes.jsonl").read_text(encoding="utf-8").split("\n")[0])
-    assert run(here, tuned, [said(EXPECTED) | {"id": f"t{n}"} for n in range(4)]).exit_code == 0
-    metrics = json.loads((here / "evaluate.json").read_text(encoding="utf-8"))
-    assert set(metrics["constrained"]) == set(metrics["tuned"])
-    assert metrics["constrained"]["exact_match"] == 1.0
-    assert metrics["constrained_over_tuned"]["exact_match"] == 0.25
-    assert "llguidance" in metrics["computed_from"]["versions"]
-    assert {name: metrics[name] for name in without if name != "computed_from"} == {
-        name: without[name] for name in without if name != "computed_from"
-    }
-    outcome = json.loads((here / "outcomes.jsonl").read_text(encoding="utf-8").split("\n")[0])
-    assert outcome == first | {"constrained": {"verdict": "exact"}}
-    assert {"constrained", "constrained_over_tuned"} & set(without) == set()
+def test_a_second_run_writes_the_same_bytes(here: Path) -> None:
+    names = ("evaluate.json", "detail.json", "outcomes.jsonl")
+    run(tuned=ONE_WRONG, few_shot=NO_JSON)
+    first = [(here / name).read_bytes() for name in names]
+    run(tuned=ONE_WRONG, few_shot=NO_JSON)
+    assert [(here / name).read_bytes() for name in names] == first
 
 
-def test_answers_for_other_rows_are_refused(here: Path) -> None:
-    result = run(here, [said(EXPECTED)])
+def test_a_further_system_changes_no_figure_of_the_others(here: Path) -> None:
+    run(tuned=ONE_WRONG, few_shot=NO_JSON)
+    before = read_json(here / "evaluate.json")
+    assert run(constrained=ALL_RIGHT, another=NO_JSON).exit_code == 0
+    after, detail = read_json(here / "evaluate.json"), read_json(here / "detail.json")
+    assert {name: after[name] for name in before} == before
+    assert after["constrained"]["exact_match"] == 1.0
+    assert set(after) == {*before, "constrained", "another"}
+    assert detail["constrained_over_tuned"]["difference"] == 0.25
+    assert [name for name in read_rows(here / "outcomes.jsonl")[0] if name not in evaluate.OUTCOME] == sorted(
+        ["another", "constrained", "few_shot", "tuned"]
+    )
+
+
+def test_a_system_without_answers_is_left_out(here: Path) -> None:
+    run(tuned=ONE_WRONG, constrained={})
+    assert set(read_json(here / "evaluate.json")) == {"tuned"}
+
+
+@pytest.mark.parametrize(
+    ("systems", "problem"),
+    [
+        ({"tuned": {"t1": EXPECTED}}, "predictions/tuned.jsonl: it answers other rows"),
+        ({"few_shot": NO_JSON}, "tuned.jsonl is needed"),
+        ({"tuned": ONE_WRONG, "kind": ONE_WRONG}, "no system may be called"),
+    ],
+)
+def test_a_folder_that_can_not_be_scored_is_refused(here: Path, systems: dict[str, Any], problem: str) -> None:
+    result = run(**systems)
     assert result.exit_code == 1
-    assert "tuned.jsonl" in result.output
+    assert problem in result.output
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "\x00", '{"id": "t0", "answer": 1, "truncated": false}'])
+def test_a_file_that_predict_did_not_write_is_named(here: Path, content: str) -> None:
+    (here / "predictions").mkdir()
+    (here / "predictions/other.jsonl").write_text(content + "\n", encoding="utf-8")
+    result = run(tuned=ONE_WRONG)
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: predictions/other.jsonl:1: ")

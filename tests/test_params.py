@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.shared import params
+from stages.shared import params, yaml12
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,27 @@ def load(folder: Path, text: str) -> Sample:
 
 def test_reads_a_section(tmp_path: Path) -> None:
     assert load(tmp_path, "sample: {rate: 1e-3, count: 2, name: null}") == Sample(0.001, 2, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *[("1e-3", 0.001), ("1.5", 1.5), (".inf", float("inf")), ("-7", -7), ("0x1F", 31), ("010", 10)],
+        *[("1:30", "1:30"), ("no", "no"), ("2026-01-02", "2026-01-02"), ("1_000", "1_000"), ("~", None)],
+        *[("True", True), ("yes", "yes"), ("'1'", "1"), ("", None)],
+    ],
+)
+def test_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
+    found = yaml12.parse(f"a: {text}", "x.yaml")["a"]
+    assert (type(found), found) == (type(value), value)
+
+
+@pytest.mark.parametrize(
+    "text", ["- a", "a: 1\na: 2", "a: {b: 1, b: 2}", "a: !!python/object:os.system x", "[" * 2000, "a: *b"]
+)
+def test_yaml_that_is_no_plain_mapping_is_refused_by_name(text: str) -> None:
+    with pytest.raises(ValueError, match=r"x\.yaml"):
+        yaml12.parse(text, "x.yaml")
 
 
 @pytest.mark.parametrize(

@@ -26,39 +26,92 @@ def test_mcnemar_is_the_exact_binomial_of_the_rows_that_differ() -> None:
     assert stats.mcnemar([True, False], [True, False]) == 1.0
 
 
-def test_paired_sequences_of_different_length_are_refused() -> None:
+def test_sequences_of_different_length_or_none_are_refused() -> None:
     with pytest.raises(ValueError, match="argument"):
-        stats.mcnemar([True], [True, False])
+        stats.compare([True], [True, False], ["a", "b"])
+    with pytest.raises(ValueError, match="nothing"):
+        stats.compare([], [], [])
 
 
-def test_bootstrap_covers_the_mean_and_repeats_itself() -> None:
-    values = [1.0] * 30 + [0.0] * 70
-    names = [str(n) for n in range(100)]
-    low, high = stats.bootstrap_mean(values, names, 2000, 1)
-    assert low == pytest.approx(0.21, abs=0.02)
-    assert high == pytest.approx(0.39, abs=0.02)
-    assert stats.bootstrap_mean(values, names, 2000, 1) == (low, high)
+def names(count: int, size: int = 1) -> list[str]:
+    return [str(number // size) for number in range(count)]
 
 
-def test_clusters_widen_the_interval() -> None:
-    values = [float(number % 2) for number in range(50)]
-    repeated = [value for value in values for _ in range(4)]
-    clusters = [str(n // 4) for n in range(200)]
-    alone = stats.bootstrap_mean(repeated, [str(n) for n in range(200)], 2000, 1)
-    together = stats.bootstrap_mean(repeated, clusters, 2000, 1)
-    assert together[1] - together[0] > 1.7 * (alone[1] - alone[0])
+def test_the_bootstrap_of_a_ratio_covers_it_and_repeats_itself() -> None:
+    right = [1.0] * 30 + [0.0] * 70
+    low, high = stats.bootstrap_ratio(right, [1.0] * 100, names(100))
+    assert (low, high) == pytest.approx((0.21, 0.39), abs=0.02)
+    assert stats.bootstrap_ratio(right, [1.0] * 100, names(100)) == (low, high)
+    assert stats.bootstrap_ratio([0.0, 0.0], [0.0, 0.0], ["a", "b"]) == (0.0, 0.0)
 
 
-def test_a_ratio_of_nothing_is_zero() -> None:
-    assert stats.bootstrap_ratio([0.0, 0.0], [0.0, 0.0], ["a", "b"], 100, 1) == (0.0, 0.0)
+def test_the_paired_interval_is_near_the_normal_one() -> None:
+    changes = [1] * 30 + [-1] * 10 + [0] * 360
+    margin = 1.96 * math.sqrt((0.1 - 0.05**2) / 400)
+    assert stats.paired_interval(changes, names(400)) == pytest.approx((0.05 - margin, 0.05 + margin), abs=0.004)
+
+
+def test_another_level_moves_the_paired_interval() -> None:
+    changes = [1] * 30 + [-1] * 10 + [0] * 360
+    (low, high), (narrow, _) = (stats.paired_interval(changes, names(400), level) for level in (0.95, 0.9))
+    assert narrow - 0.05 == pytest.approx((low - 0.05) * 1.645 / 1.96, abs=0.003)
+    assert high > 0.05 > low
+
+
+def test_conversations_widen_both_intervals() -> None:
+    changes = [1 if number % 8 < 4 else 0 for number in range(200)]
+    values, ones = [float(change) for change in changes], [1.0] * 200
+    for alone, together in (
+        (stats.bootstrap_ratio(values, ones, names(200)), stats.bootstrap_ratio(values, ones, names(200, 4))),
+        (stats.paired_interval(changes, names(200)), stats.paired_interval(changes, names(200, 4))),
+    ):
+        assert together[1] - together[0] > 1.7 * (alone[1] - alone[0])
+
+
+def test_where_nothing_changed_the_bound_is_that_of_the_conversations() -> None:
+    bound = stats.wilson(0, 50)[1]
+    assert stats.paired_interval([0] * 100, names(100, 2)) == pytest.approx((-bound, bound))
+
+
+def test_a_comparison_in_one_place() -> None:
+    before = [True] * 60 + [False] * 40
+    found = stats.compare(before, [*[True] * 57, *[False] * 3, *[True] * 20, *[False] * 20], names(100))
+    assert (found.n, found.before, found.after, found.difference) == (100, 0.6, 0.77, 0.17)
+    assert (found.fixed, found.regressed, found.evidence) == (20, 3, "better")
+    assert found.p_value == stats.mcnemar([True] * 3 + [False] * 20, [False] * 3 + [True] * 20)
+    assert found.detectable == stats.detectable(100, 0.23)
+
+
+def test_evidence_needs_both_the_interval_and_the_test() -> None:
+    before, after = [False] * 100, [True] * 5 + [False] * 95
+    few = stats.compare(before, after, names(100))
+    assert (few.low > 0, few.p_value < 0.05, few.evidence) == (True, False, "no evidence")
+    one = stats.compare([False] * 12 + [True] * 88, [True] * 12 + [True] * 88, ["a"] * 12 + names(88))
+    assert (one.low > 0, one.p_value < 0.05, one.evidence) == (False, True, "no evidence")
+
+
+def test_worse_is_the_mirror_of_better() -> None:
+    before, after = [True] * 40, [True] * 20 + [False] * 20
+    worse, better = stats.compare(before, after, names(40)), stats.compare(after, before, names(40))
+    assert (worse.evidence, better.evidence) == ("worse", "better")
+    assert (worse.difference, worse.regressed) == (-better.difference, better.fixed)
+
+
+@pytest.mark.parametrize(("n", "discordant", "level"), [(364, 0.135, 0.95), (100, 0.05, 0.95), (364, 0.135, 0.99)])
+def test_a_detectable_difference_is_found_in_four_of_five_draws(n: int, discordant: float, level: float) -> None:
+    import numpy as np
+
+    difference = stats.detectable(n, discordant, level)
+    flips = max(discordant, difference)
+    shares = [(flips + difference) / 2, (flips - difference) / 2, 1 - flips]
+    drawn = np.random.default_rng(1).multinomial(n, np.clip(shares, 0, 1), size=400)
+    found = [stats.mcnemar([False] * b + [True] * c, [True] * b + [False] * c) < 1 - level for b, c, _ in drawn]
+    assert 0.7 < sum(found) / len(found) < 0.9
 
 
 def test_a_rate_stands_with_its_interval() -> None:
-    assert stats.rate("hit", [True, False, False, False]) == {
-        "hit": 0.25,
-        "hit_low": stats.wilson(1, 4)[0],
-        "hit_high": stats.wilson(1, 4)[1],
-    }
+    low, high = stats.wilson(1, 4)
+    assert stats.rate("hit", [True, False, False, False]) == {"hit": 0.25, "hit_low": low, "hit_high": high}
 
 
 @pytest.mark.parametrize(

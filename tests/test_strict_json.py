@@ -67,6 +67,17 @@ def test_lines_end_at_newlines_only(tmp_path: Path) -> None:
     assert list(strict_json.read_jsonl(tmp_path / "rows.jsonl")) == rows
 
 
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"{"])
+def test_a_file_that_can_not_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "file.json"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(strict_json.JsonError, match=r"file\.json"):
+        strict_json.read(file)
+    with pytest.raises(strict_json.JsonError, match=r"file\.json"):
+        list(strict_json.read_jsonl(file))
+
+
 def test_a_bad_line_is_named(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a": \n', encoding="utf-8")
     with pytest.raises(strict_json.JsonError, match=r"rows\.jsonl:2"):

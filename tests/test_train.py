@@ -1,17 +1,30 @@
-"""The label check catches wrong masks, and training twice gives the same bytes."""
+"""Wrong masks are caught, every knob arrives, and training twice gives the same bytes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner
-from conftest import write_rows
+from conftest import configure, invoke, read_json, write_rows
 
 from stages import train
-from stages.shared import hashes, packed
+from stages.shared import hashes, loading, prefix_sharing, quantised
 
+FP32 = loading.DEVICES["cpu-fp32"]
+SETTINGS = train.Params(
+    seed=1,
+    epochs=1.0,
+    learning_rate=1e-3,
+    warmup_share=0.0,
+    batch_size=4,
+    micro_batch_size=4,
+    weight_decay=0.0,
+    lora_rank=4,
+    lora_alpha=8,
+    lora_dropout=0.0,
+)
 PREFIX = [{"role": "system", "content": "Answer in JSON."}]
 
 
@@ -28,6 +41,12 @@ def example(number: int) -> dict[str, Any]:
 
 def row(tokenizer: Any) -> dict[str, list[int]]:
     return train.encode(tokenizer, PREFIX, example(1))
+
+
+def dataset(tokenizer: Any, numbers: range) -> Any:
+    from datasets import Dataset
+
+    return Dataset.from_list([train.encode(tokenizer, PREFIX, example(number)) for number in numbers])
 
 
 def test_a_sound_row_passes(tokenizer: Any) -> None:
@@ -54,39 +73,131 @@ def test_a_broken_row_is_named(tokenizer: Any, breakage: Any, problem: str) -> N
     assert "r1" in caught.value.message
 
 
-def run(folder: Path, base: Path, out: str) -> Path:
-    write_rows(folder / "train.jsonl", [example(number) for number in range(24)])
-    write_rows(folder / "valid.jsonl", [example(number) for number in range(100, 104)])
+@pytest.mark.parametrize(
+    ("knob", "value", "argument", "expected"),
+    [
+        ("seed", 5, "seed", 5),
+        ("epochs", 3.0, "num_train_epochs", 3.0),
+        ("learning_rate", 2e-4, "learning_rate", 2e-4),
+        ("warmup_share", 0.25, "warmup_steps", 0.25),
+        ("weight_decay", 0.01, "weight_decay", 0.01),
+        ("batch_size", 12, "gradient_accumulation_steps", 3),
+        ("micro_batch_size", 2, "per_device_train_batch_size", 2),
+        ("micro_batch_size", 2, "gradient_accumulation_steps", 2),
+    ],
+)
+def test_each_knob_reaches_the_trainer(tmp_path: Path, knob: str, value: Any, argument: str, expected: Any) -> None:
+    args = train.arguments(replace(SETTINGS, **{knob: value}), FP32, tmp_path)
+    assert getattr(args, argument) == expected
+
+
+def test_what_no_knob_changes(tmp_path: Path) -> None:
+    args = train.arguments(SETTINGS, FP32, tmp_path)
+    assert (args.lr_scheduler_type, args.train_sampling_strategy) == ("cosine", "random")
+    assert (args.packing, args.save_strategy, args.report_to) == (False, "no", [])
+
+
+@pytest.mark.parametrize("key", ["cpu-fp32", "cpu-bf16"])
+def test_the_device_decides_the_precision(tmp_path: Path, key: str) -> None:
+    args = train.arguments(SETTINGS, loading.DEVICES[key], tmp_path)
+    assert (args.use_cpu, args.bf16, args.fp16) == (True, key == "cpu-bf16", False)
+
+
+def test_a_batch_that_micro_batches_do_not_divide_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(click.ClickException, match="micro_batch_size"):
+        train.arguments(replace(SETTINGS, batch_size=10), FP32, tmp_path)
+
+
+@pytest.fixture
+def trainer(base: Path, tokenizer: Any, tmp_path: Path) -> Any:
+    settings = replace(SETTINGS, lora_rank=3, lora_alpha=7, lora_dropout=0.5)
+    rows, held_out = dataset(tokenizer, range(4)), dataset(tokenizer, range(100, 103))
+    args = train.arguments(settings, FP32, tmp_path)
+    return train.make_trainer(quantised.load(base, FP32), tokenizer, settings, args, rows, held_out)
+
+
+def test_the_adapter_is_of_the_shape_that_was_asked_for(trainer: Any) -> None:
+    config = trainer.model.peft_config["default"]
+    assert (config.r, config.lora_alpha, config.lora_dropout) == (3, 7, 0.5)
+    adapted = {name.split(".lora_A")[0] for name, _ in trainer.model.named_parameters() if ".lora_A" in name}
+    assert len(adapted) == 2 * 7  # every linear layer
+
+
+def test_adapters_are_trained_in_float32(trainer: Any) -> None:
+    assert {str(p.dtype) for p in trainer.model.parameters() if p.requires_grad} == {"torch.float32"}
+
+
+def test_the_validation_loss_is_of_the_held_out_rows(trainer: Any, tokenizer: Any) -> None:
+    held_out = dataset(tokenizer, range(100, 103))
+    assert trainer.eval_dataset["input_ids"][:] == held_out["input_ids"][:]
+    assert trainer.train_dataset["input_ids"][:] == dataset(tokenizer, range(4))["input_ids"][:]
+
+
+def test_the_loss_is_that_of_trls_own_head(trainer: Any, tokenizer: Any) -> None:
+    from trl import SFTTrainer
+
+    rows = trainer.eval_dataset
+    theirs = SFTTrainer(trainer.model, trainer.args, trainer.data_collator, rows, rows, tokenizer)
+    with prefix_sharing.attention(trainer.model):
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(theirs.evaluate()["eval_loss"], rel=1e-5)
+
+
+def test_every_layer_of_a_training_attends_by_rows(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers' own attention would take a packed batch without a word, and let rows see each other."""
+    layers: list[int] = []
+    attend = prefix_sharing.attend
+
+    def noted(module: Any, *args: Any, **kwargs: Any) -> Any:
+        layers.append(module.layer_idx)
+        return attend(module, *args, **kwargs)
+
+    monkeypatch.setattr(prefix_sharing, "attend", noted)
+    trainer.args.eval_strategy = "no"
+    train.run(trainer)
+    assert layers == list(range(trainer.model.config.num_hidden_layers))
+
+
+def test_a_training_that_stopped_early_is_an_error(trainer: Any) -> None:
+    from transformers import TrainerCallback
+
+    class Stop(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+            control.should_training_stop = True
+            return control
+
+    trainer.add_callback(Stop)
+    trainer.args.num_train_epochs = 3
+    trainer.args.eval_strategy = "no"
+    with pytest.raises(click.ClickException, match="stopped at step 1 of 3"):
+        train.run(trainer)
+
+
+def run(folder: Path, base: Path, out: str, rows: int = 24) -> Path:
     (folder / "prefix.json").write_text(json.dumps(PREFIX), encoding="utf-8")
-    files = {
-        "train": "train.jsonl",
-        "valid": "valid.jsonl",
-        "prefix": "prefix.json",
-        "base": str(base),
-        "out": out,
-        "metrics": f"{out}.json",
-        "train-loss": f"{out}-train.csv",
-        "valid-loss": f"{out}-valid.csv",
-        "timing": f"{out}-timing.json",
-    }
-    options = [part for name, value in files.items() for part in (f"--{name}", value)]
-    result = CliRunner().invoke(train.main, options, catch_exceptions=False)
+    result = invoke(
+        train.main,
+        train=write_rows(folder / "train.jsonl", [example(number) for number in range(rows)]),
+        valid=write_rows(folder / "valid.jsonl", [example(number) for number in range(100, 104)]),
+        prefix="prefix.json",
+        base=base,
+        out=out,
+        metrics=f"{out}.json",
+        train_loss=f"{out}-train.csv",
+        valid_loss=f"{out}-valid.csv",
+        timings=f"{out}-timing.json",
+    )
     assert result.exit_code == 0, result.output
     return folder / out
 
 
 def test_the_same_inputs_give_the_same_adapter_and_no_pickle(here: Path, base: Path) -> None:
-    text = (here / "params.yaml").read_text(encoding="utf-8")
-    (here / "params.yaml").write_text(text.replace("device: auto", "device: cpu-fp32", 1), encoding="utf-8")
+    configure(here, compute={"device": "cpu-fp32"})
     first, second = run(here, base, "one"), run(here, base, "two")
-    assert sorted(file.name for file in first.iterdir()) == [
-        "adapter_config.json",
-        "adapter_model.safetensors",
-        "made_from.json",
-    ]
+    names = ["adapter_config.json", "adapter_model.safetensors", "made_from.json"]
+    assert sorted(file.name for file in first.iterdir()) == names
     assert hashes.of_folder(first) == hashes.of_folder(second)
     assert (here / "one.json").read_bytes() == (here / "two.json").read_bytes()
-    made_from = json.loads((first / "made_from.json").read_text(encoding="utf-8"))
+    made_from = read_json(first / "made_from.json")
     assert made_from["adapter"] == hashes.of_file(first / "adapter_model.safetensors")
     assert made_from["base"] == hashes.of_folder(base)
     losses = [float(line.split(",")[2]) for line in (here / "one-train.csv").read_text("utf-8").split("\n")[1:-1]]
@@ -94,49 +205,23 @@ def test_the_same_inputs_give_the_same_adapter_and_no_pickle(here: Path, base: P
     assert not list(here.rglob("*.bin"))
 
 
-def test_the_loss_is_that_of_trls_own_head(base: Path, tokenizer: Any) -> None:
-    from datasets import Dataset
-    from trl import SFTTrainer
+def test_the_stage_trains_on_the_training_rows_with_its_own_seed(
+    here: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers
 
-    from stages.shared import model
+    configure(here, compute={"device": "cpu-fp32"}, train={"seed": 23, "epochs": 1.0})
+    seeds: list[int] = []
+    sizes: list[tuple[int, int]] = []
+    make = train.make_trainer
 
-    device = model.DEVICES["cpu-fp32"]
-    rows = Dataset.from_list([train.encode(tokenizer, PREFIX, example(number)) for number in range(4)])
-    settings = train.Params("auto", 1, 1.0, 1e-3, 0.0, 4, 4, 0.0, 4, 8, 0.0, True)
-    args = train.arguments(settings, device, base / "scratch")
-    ours = train.make_trainer(model.load_quantised(base, device), tokenizer, settings, args, rows, rows)
-    theirs = SFTTrainer(ours.model, args, ours.data_collator, rows, rows, tokenizer)
-    with packed.attention(ours.model):
-        assert ours.evaluate()["eval_loss"] == pytest.approx(theirs.evaluate()["eval_loss"], rel=1e-5)
+    def noted(model: Any, tokenizer: Any, settings: Any, args: Any, rows: Any, held_out: Any) -> Any:
+        sizes.append((len(rows), len(held_out)))
+        return make(model, tokenizer, settings, args, rows, held_out)
 
-
-def test_a_batch_that_micro_batches_do_not_divide_is_refused(base: Path) -> None:
-    from stages.shared import model, params
-
-    settings = train.Params("auto", 1, 1.0, 1e-3, 0.0, 10, 4, 0.0, 4, 8, 0.0, True)
-    with pytest.raises(params.ParamsError, match="micro_batch_size"):
-        train.arguments(settings, model.DEVICES["cpu-fp32"], base / "scratch")
-
-
-def test_every_layer_of_a_training_attends_by_rows(base: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """transformers' own attention would take a packed batch without a word, and let rows see each other."""
-    from datasets import Dataset
-
-    from stages.shared import model
-
-    layers: list[int] = []
-    attend = packed.attend
-
-    def noted(module: Any, *args: Any, **kwargs: Any) -> Any:
-        layers.append(module.layer_idx)
-        return attend(module, *args, **kwargs)
-
-    monkeypatch.setattr(packed, "attend", noted)
-    device = model.DEVICES["cpu-fp32"]
-    rows = Dataset.from_list([train.encode(tokenizer, PREFIX, example(number)) for number in range(4)])
-    settings = train.Params("auto", 1, 1.0, 1e-3, 0.0, 4, 4, 0.0, 4, 8, 0.0, True)
-    args = train.arguments(settings, device, base / "scratch")
-    args.eval_strategy = "no"
-    trainer = train.make_trainer(model.load_quantised(base, device), tokenizer, settings, args, rows, rows)
-    train.run(trainer)
-    assert layers == list(range(trainer.model.config.num_hidden_layers))
+    monkeypatch.setattr(train, "make_trainer", noted)
+    monkeypatch.setattr(transformers, "set_seed", seeds.append)
+    run(here, base, "one", rows=8)
+    assert (seeds, sizes) == ([23], [(8, 4)])
+    assert read_json(here / "one.json")["rows"] == 8
+    assert read_json(here / "one.json")["valid_rows"] == 4

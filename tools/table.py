@@ -1,7 +1,8 @@
-"""Print the results of the last run as a Markdown table: every system on the same test rows, and the gain.
+"""Print the results of the last run as Markdown: every system on the same test rows, slices, behaviour tests, the gain.
 
-With --write, the tables also replace those between the marks of a Markdown file, so that the numbers on show are those
-of the commit: `table` with the results, `kept` with general ability and recited answers.
+With --write, the tables also replace those between the marks of a Markdown file (`<!-- table -->`, `<!-- /table -->`),
+so that the numbers on show are those of the commit: `table` with the results, `kept` with general ability and extracted
+answers. Exit status 2: a file to write has none of the marks, or only one of a pair.
 """
 
 from pathlib import Path
@@ -11,9 +12,7 @@ import click
 
 from stages.shared import cli, strict_json, writing
 
-BEGIN, END = "<!-- table -->", "<!-- /table -->"
-SYSTEMS = ("zero_shot", "few_shot", "tuned", "constrained")
-GAINS = (("gain_over_few_shot", "tuned", "few_shot"), ("constrained_over_tuned", "constrained", "tuned"))
+GAINS = {"gain_over_few_shot": "tuned over few_shot", "constrained_over_tuned": "constrained over tuned"}
 COLUMNS = {
     "JSON valid": "json_valid",
     "schema valid": "schema_valid",
@@ -24,43 +23,59 @@ COLUMNS = {
 }
 
 
+class MarkError(cli.InputError):
+    """A page has no place for what should be written."""
+
+    exit_code = 2
+
+
 def cell(figures: dict[str, Any], name: str) -> str:
-    if name not in figures:  # the contract has no discriminator
+    if name not in figures:  # a contract without a discriminator, a slice without field F1
         return "-"
     return f"{figures[name]:.3f} [{figures[name + '_low']:.3f}, {figures[name + '_high']:.3f}]"
 
 
-def comparison(gain: dict[str, Any]) -> str:
-    return f"{signed(gain, 'exact_match')}, p = {gain['p_value']:.2g}, n = {gain['n']} pairs"
+def grid(header: list[str], rows: list[list[Any]]) -> list[str]:
+    return ["| " + " | ".join(map(str, row)) + " |" for row in [header, ["---"] * len(header), *rows]]
 
 
-def table(metrics: dict[str, Any]) -> list[str]:
-    """The lines of the table: a rate and its 95% interval in each cell."""
-    lines = [f"| system | n | {' | '.join(COLUMNS)} |", "|---|---|" + "---|" * len(COLUMNS)]
-    for system in (system for system in SYSTEMS if system in metrics):
-        figures = metrics[system]
-        cells = [cell(figures, name) for name in COLUMNS.values()]
-        lines.append(f"| {system} | {figures['n']} | {' | '.join(cells)} |")
-    held_out = metrics["validation"]["tuned"]
-    return [
-        *lines,
-        "",
-        *(
-            f"Gain of {after} over {before}, exact match: {comparison(metrics[name])}."
-            for name, after, before in GAINS
-            if name in metrics
-        ),
-        f"Validation rows, for choosing settings: exact match {cell(held_out, 'exact_match')}, n = {held_out['n']}.",
+def rates(name: str, parts: dict[str, dict[str, Any]]) -> list[str]:
+    """A line for each system or slice, with a rate and its 95% interval in each cell."""
+    rows = [[key, part["n"], *(cell(part, column) for column in COLUMNS.values())] for key, part in parts.items()]
+    return grid([name, "n", *COLUMNS], rows)
+
+
+def results(evaluated: dict[str, Any], behaviour: dict[str, Any] | None) -> list[str]:
+    """The systems, best first, with the slices of the tuned one; the behaviour tests; what was gained."""
+    best_first = sorted(evaluated["systems"].items(), key=lambda entry: -entry[1]["exact_match"])
+    parts: dict[str, dict[str, Any]] = {}
+    for system, figures in best_first:
+        parts[system] = figures
+        if system == "tuned":
+            parts |= {f"tuned, {name}": part for name, part in figures["slices"]["slice"].items()}
+    held_out = evaluated["held_out"]["tuned"]
+    gains = [
+        f"Gain of {words}, exact match: {signed(evaluated[name], 'difference')}, p = {evaluated[name]['p_value']:.2g}, "
+        f"n = {evaluated[name]['n']} pairs."
+        for name, words in GAINS.items()
+        if name in evaluated
     ]
+    ends = [f"Held-out rows, for choosing settings: exact match {cell(held_out, 'exact_match')}, n = {held_out['n']}."]
+    return [*rates("system", parts), "", *(behaviours(behaviour) if behaviour else []), *gains, *ends]
+
+
+def behaviours(found: dict[str, Any]) -> list[str]:
+    """Pass rates of the behaviour tests by kind; nothing where there are none."""
+    rows = [[kind, part["n"], cell(part, "passed")] for kind, part in found["kinds"].items() if part["n"]]
+    return [*grid(["behaviour tests", "n", "passed"], rows), ""] if rows else []
 
 
 def in_brief(retention: dict[str, Any]) -> list[str]:
     """What training did to general ability, in a line; more of it is on the page that has the `kept` marks."""
-    change, tolerated = retention["tuned_over_base"], retention["limits"]["tolerated_drop"]
+    change = retention["tuned_over_base"]["accuracy"]
     return [
-        f"What that cost: general questions right, tuned minus base, {signed(change, 'accuracy')}, p = "
-        f"{change['p_value']:.2g}, n = {change['n']}; `lost` when the whole interval lies below -{tolerated:g}. "
-        "[More](docs/deciding.md#what-it-kept-and-what-it-copied)"
+        f"What that cost: general questions right, tuned minus base, {signed(change, 'difference')}, "
+        f"n = {change['n']}. [More](docs/deciding.md#what-it-kept-and-what-it-copied)"
     ]
 
 
@@ -77,39 +92,31 @@ def general(retention: dict[str, Any]) -> list[str]:
         ["perplexity of plain text", *(f"{model['perplexity']:.1f}" for model in models)],
         ["bits per byte of it", *(f"{model['bits_per_byte']:.2f}" for model in models)],
     ]
-    change, limits = retention["tuned_over_base"], retention["limits"]
-    ends = [f"{change[f'perplexity_ratio_{end}']:.2f}" for end in ("low", "high")]
-    return [
-        *grid(["right, or predicted", "base as fetched", "quantised, adapter off", "tuned"], rows),
-        "",
-        f"Tuned minus base: {signed(change, 'accuracy')} of the questions (`lost` wholly below "
-        f"-{limits['tolerated_drop']:g}); perplexity {change['perplexity_ratio']:.2f} [{', '.join(ends)}] times the "
-        f"base's (`lost` wholly above {limits['tolerated_ratio']:g}). "
-        f"Verdict: {retention['verdict']}.",
-    ]
+    return [*grid(["", "base as fetched", "quantised, adapter off", "tuned"], rows), "", *limits(retention)]
 
 
-def recited(memorisation: dict[str, Any]) -> list[str]:
+def memorised(memorisation: dict[str, Any]) -> list[str]:
     """Answers continued word for word, of rows that were trained on and of rows that were not."""
-    ways = [(way, memorisation[way]) for way in ("answer_alone", "with_request")]
+    ways = [(name, memorisation[name]) for name in ("without_request", "with_request")]
     rows = [
         [
             *(name.replace("_", " "), way["train"]["n"]),
-            *(cell(way[side], "copied") for side in ("train", "test")),
-            signed(way["difference"], "copied"),
+            *(cell(way[split], "extracted") for split in ("train", "test")),
+            signed(way["difference"], "extracted"),
         ]
         for name, way in ways
     ]
+    header = ["answers continued from their first half", "n each", "training", "test", "difference"]
+    return [*grid(header, rows), "", *limits(memorisation)]
+
+
+def limits(found: dict[str, Any]) -> list[str]:
+    """Each limit of params.yaml with the figure that it is for. It is broken where the whole interval lies beyond."""
     return [
-        *grid(["answers recited from their first half", "n each", "training", "test", "difference"], rows),
-        "",
-        f"`copied` when the interval of *answer alone* lies wholly above {memorisation['limits']['tolerated']:g}. "
-        f"Verdict: {memorisation['verdict']}.",
+        f"Limit {limit['limit']:g} of {limit['what']}: {signed(limit, 'value')}, "
+        f"{'holds' if limit['holds'] else 'broken'}."
+        for limit in found["limits"]
     ]
-
-
-def grid(header: list[str], rows: list[list[Any]]) -> list[str]:
-    return ["| " + " | ".join(map(str, row)) + " |" for row in [header, ["---"] * len(header), *rows]]
 
 
 def signed(change: dict[str, Any], name: str) -> str:
@@ -117,45 +124,59 @@ def signed(change: dict[str, Any], name: str) -> str:
 
 
 def read(folder: Path) -> dict[str, list[str]]:
-    """The lines between each pair of marks, from the metrics of a folder.
+    """The lines between each pair of marks, from metrics/detail. What was not measured has no lines.
 
-    What was not measured has no lines. Raises InputError where there is no evaluate.json.
+    Raises InputError where evaluate.json is missing, or a file holds something else.
     """
-    if not (folder / "evaluate.json").is_file():
-        raise cli.InputError(f"{folder / 'evaluate.json'} is missing; run `make repro`")
-    files = {name: folder / f"{name}.json" for name in ("evaluate", "retention", "memorisation")}
-    found: dict[str, Any] = {name: strict_json.parse(f.read_text("utf-8")) for name, f in files.items() if f.is_file()}
-    lines = {"table": table(found["evaluate"])}
-    if "retention" in found:
-        lines["table"] += in_brief(found["retention"])
-    if len(found) == len(files):
-        lines["kept"] = [*general(found["retention"]), "", *recited(found["memorisation"])]
+    names = ("evaluate", "behaviour", "retention", "memorisation")
+    files = {name: folder / f"{name}.json" for name in names}
+    found: dict[str, Any] = {
+        name: strict_json.read(file) for name, file in files.items() if name == "evaluate" or file.is_file()
+    }
+    try:
+        lines = {"table": results(found["evaluate"], found.get("behaviour"))}
+        if "retention" in found:
+            lines["table"] += in_brief(found["retention"])
+        if "retention" in found and "memorisation" in found:
+            lines["kept"] = [*general(found["retention"]), "", *memorised(found["memorisation"])]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise cli.InputError(
+            f"{folder}: not the figures that this version writes ({error!r}); run `dvc repro`"
+        ) from error
     return lines
 
 
-def put(document: str, lines: list[str], marks: tuple[str, str] = (BEGIN, END)) -> str:
-    """The document with the lines between its marks; unchanged where it has none."""
-    before, begin, rest = document.partition(marks[0])
-    _, end, after = rest.partition(marks[1])
-    return before + begin + "\n" + "\n".join(lines) + "\n" + end + after if end else document
+def put(document: str, lines: list[str], marks: tuple[str, str]) -> str:
+    """The document with the lines between its marks. Raises MarkError unless each stands there once, in this order."""
+    before, _, rest = document.partition(marks[0])
+    _, _, after = rest.partition(marks[1])
+    if [document.count(mark) for mark in marks] != [1, 1] or marks[1] not in rest:
+        raise MarkError(f"the marks {marks[0]} and {marks[1]} have to stand once each, in this order")
+    return "\n".join([before + marks[0], *lines, marks[1] + after])
 
 
 def put_all(document: str, parts: dict[str, list[str]]) -> str:
-    for name, lines in parts.items():
-        document = put(document, lines, (f"<!-- {name} -->", f"<!-- /{name} -->"))
+    """The document with each part whose marks it has. Raises MarkError when it has none."""
+    marks = {name: (f"<!-- {name} -->", f"<!-- /{name} -->") for name in parts}
+    present = [name for name, pair in marks.items() if any(mark in document for mark in pair)]
+    if not present:
+        raise MarkError(f"there is none of the marks {', '.join(pair[0] for pair in marks.values())}")
+    for name in present:
+        document = put(document, parts[name], marks[name])
     return document
 
 
 @click.command(help=__doc__)
-@click.option("--metrics", type=click.Path(path_type=Path), default="metrics", show_default=True, help="folder")
-@click.option(
-    "--write", type=click.Path(path_type=Path, exists=True), multiple=True, help="Markdown file; may be repeated"
-)
+@cli.path_option("--metrics", "folder of figures", required=False, default=Path("metrics/detail"), show_default=True)
+@cli.path_option("--write", "Markdown file; may be repeated", required=False, multiple=True)
 def main(metrics: Path, write: tuple[Path, ...]) -> None:
     parts = read(metrics)
     click.echo("\n".join(parts["table"]))
     for path in write:
-        document = put_all(path.read_text(encoding="utf-8"), parts)
+        try:
+            document = put_all(path.read_text(encoding="utf-8"), parts)
+        except (cli.InputError, OSError, UnicodeDecodeError) as error:
+            raise MarkError(f"{path}: {error}") from error
         with writing.replacing(path) as file:
             file.write(document)
 

@@ -1,6 +1,5 @@
 """Correct: the row can be read, its answers are strict JSON, meet the contract and use the words of the request."""
 
-import hashlib
 import re
 from collections import Counter
 from dataclasses import replace
@@ -9,7 +8,7 @@ from typing import Any
 from stages.checklist.complete import SchemaValue
 from stages.checklist.row import CheckedRow, Example, Table, key, texts
 from stages.shared import contract, strict_json, text
-from stages.shared.rows import Row
+from stages.shared.rows import Row, content_id
 
 # Punctuation that makes another request: -5 and 5, 3*4 and 3/4, C# and C.
 SIGNS = re.compile(r"(?<!\w)-(?=\d)|(?<=\d)[*/.:-](?=\d)|(?<=[A-Za-z])#")
@@ -55,11 +54,6 @@ def hint(answer: str) -> str:
     if answer.rstrip().endswith((",}", ", }", ",]")):
         return " (a comma before the closing bracket)"
     return ""
-
-
-def content_id(turns: list[dict[str, str]]) -> str:
-    """A row without an id is known by its content, so that it keeps its id wherever it moves."""
-    return hashlib.sha256(strict_json.compact(turns).encode()).hexdigest()[:12]
 
 
 def check_grounded(tables: list[Table], values: list[SchemaValue], copied: float, always: list[str]) -> None:

@@ -5,7 +5,8 @@ Every row format of the field that can be told apart safely is read: Alpaca (`in
 `prompt`/`completion`. All of them come out as one shape, `Row`.
 """
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,29 @@ class Row:
     reason: str
     raw: str
     ignored: tuple[str, ...] = ()
+
+
+def row_id(row: Row) -> str:
+    """The id that the row brings, else one made of its content."""
+    return row.id or content_id(row.turns)
+
+
+def content_id(turns: Sequence[Turn]) -> str:
+    """An id for a row without one: the same wherever the row moves, and however its answers are spelt."""
+    spelt = [turn | {"content": _compact(turn["content"])} if turn["role"] == "assistant" else turn for turn in turns]
+    return hashlib.sha256(strict_json.compact(spelt).encode()).hexdigest()[:12]
+
+
+def _compact(answer: str) -> str:
+    try:
+        return strict_json.compact(strict_json.parse(answer))
+    except strict_json.JsonError:
+        return answer
+
+
+def example_ids(row_id: str, answers: int) -> list[str]:
+    """The id of each answer of a row: the row's own where there is one answer, else numbered from 1."""
+    return [row_id] if answers == 1 else [f"{row_id}#{number}" for number in range(1, answers + 1)]
 
 
 class RowError(InputError):

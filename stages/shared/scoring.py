@@ -1,10 +1,16 @@
-"""What one answer is worth: the verdict, and which metric counts which verdicts. No other file knows either."""
+"""What answers are worth: the verdict of each, which metric counts which verdicts, and the figures of many.
 
+No other file knows any of it.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from stages.shared import contract, strict_json, text
-from stages.shared.rows import Turn
+from stages.shared import contract, records, stats, strict_json, text
+from stages.shared.cli import InputError
+from stages.shared.examples import Example
 
 # Best first: a metric counts the answers that are at least as good as its last verdict.
 VERDICTS = ("exact", "normalised", "wrong", "off_contract", "not_json")
@@ -14,21 +20,28 @@ INVALID = "(invalid)"  # the kind of an answer that is not JSON
 
 
 @dataclass(frozen=True)
-class Score:
-    """One answer. `matched`, `predicted` and `expected` count fields: equal ones, those given, those expected."""
+class Prediction:
+    """A line that `predict` wrote, as far as it is scored. `truncated`: the model had not stopped by itself."""
 
     id: str
-    group: str
-    slice: str
-    turn: str
-    expected_kind: str
-    predicted_kind: str
-    verdict: str
-    matched: int
-    predicted: int
-    expected: int
-    truncated: bool
     answer: str
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Score:
+    """One scored answer. Fields are the leaves of a JSON value; an answer that is not strict JSON has none."""
+
+    example: Example
+    prediction: Prediction
+    verdict: str
+    predicted_kind: str
+    matched_fields: int
+    predicted_fields: int
+    expected_fields: int
+
+    def counts(self, metric: str) -> bool:
+        return counts(self.verdict, metric)
 
 
 def counts(verdict: str, metric: str) -> bool:
@@ -67,31 +80,71 @@ def verdict(answer: str, expected: Any, rules: contract.Contract) -> str:
     return "normalised" if strict_json.same(loose(given), loose(expected)) else "wrong"
 
 
-def turn(prompt: list[Turn]) -> str:
-    """`first` for the first request of a conversation, `later` for the others."""
-    return "first" if sum(part["role"] == "user" for part in prompt) == 1 else "later"
-
-
-def score(example: dict[str, Any], prediction: dict[str, Any], rules: contract.Contract) -> Score:
-    """Score one prediction for one example, as build and predict wrote them.
-
-    An answer that is not strict JSON has no fields at all.
-    """
-    expected = strict_json.parse(example["answer"])
-    found = verdict(prediction["answer"], expected, rules)
-    given = None if found == "not_json" else contract.parse_answer(prediction["answer"])
-    expected_fields, given_fields = fields(expected), fields(given) if given is not None else set()
+def score(example: Example, prediction: Prediction, rules: contract.Contract) -> Score:
+    expected = strict_json.parse(example.answer)
+    found = verdict(prediction.answer, expected, rules)
+    predicted = None if found == "not_json" else contract.parse_answer(prediction.answer)
+    expected_fields, predicted_fields = fields(expected), fields(predicted) if predicted is not None else set()
     return Score(
-        id=example["id"],
-        group=example["group"],
-        slice=example.get("slice", ""),
-        turn=turn(example["prompt"]),
-        expected_kind=rules.kind(expected),
-        predicted_kind=INVALID if given is None else rules.kind(given),
+        example=example,
+        prediction=prediction,
         verdict=found,
-        matched=len(expected_fields & given_fields),
-        predicted=len(given_fields),
-        expected=len(expected_fields),
-        truncated=prediction["truncated"],
-        answer=prediction["answer"],
+        predicted_kind=INVALID if predicted is None else rules.kind(predicted),
+        matched_fields=len(expected_fields & predicted_fields),
+        predicted_fields=len(predicted_fields),
+        expected_fields=len(expected_fields),
     )
+
+
+def score_file(examples: list[Example], file: Path, rules: contract.Contract) -> list[Score]:
+    """Score a file of predictions, paired by id. Raises InputError unless it answers exactly these examples."""
+    predictions = {prediction.id: prediction for prediction in records.read(file, Prediction, extra="ignore")}
+    if sorted(predictions) != sorted(example.id for example in examples):
+        raise InputError(f"{file}: it answers other rows than those given; predict again, or delete a leftover file")
+    return [score(example, predictions[example.id], rules) for example in examples]
+
+
+def rates(scores: list[Score]) -> dict[str, Any]:
+    """n, and each rate with its Wilson interval; `action_accuracy` where the contract has a discriminator."""
+    found: dict[str, Any] = {"n": len(scores)}
+    for metric in METRICS:
+        found |= stats.rate(metric, (score.counts(metric) for score in scores))
+    if any(score.example.kind for score in scores):
+        found |= stats.rate("action_accuracy", (score.predicted_kind == score.example.kind for score in scores))
+    return found
+
+
+def field_f1(scores: list[Score]) -> dict[str, float]:
+    """Micro F1 over fields: twice the equal fields over all fields predicted and expected; bootstrap interval.
+
+    Where all fields are right, or none is, resampling would claim certainty: Wilson's bound for the rows stands in.
+    """
+    above = [2.0 * score.matched_fields for score in scores]
+    below = [float(score.predicted_fields + score.expected_fields) for score in scores]
+    groups, f1 = [score.example.group for score in scores], sum(above) / sum(below)
+    low, high = stats.bootstrap_ratio(above, below, groups)
+    if f1 in (0.0, 1.0):
+        low, high = stats.wilson(int(f1) * len(set(groups)), len(set(groups)))
+    return {"field_f1": f1, "field_f1_low": low, "field_f1_high": high}
+
+
+def by(scores: list[Score], key: Callable[[Example], str]) -> dict[str, dict[str, Any]]:
+    """The rates of each value of `key`; examples with none are left out."""
+    parts: dict[str, list[Score]] = {}
+    for score in scores:
+        parts.setdefault(key(score.example), []).append(score)
+    return {name: rates(part) for name, part in parts.items() if name}
+
+
+def figures(scores: list[Score]) -> dict[str, Any]:
+    """All figures of one system."""
+    return {
+        **rates(scores),
+        **field_f1(scores),
+        **stats.rate("truncated", (score.prediction.truncated for score in scores)),
+        "slices": {
+            "kind": by(scores, lambda example: example.kind),
+            "turn": by(scores, Example.turn),
+            "slice": by(scores, lambda example: example.slice),
+        },
+    }

@@ -1,17 +1,17 @@
-"""A packed micro batch is its rows: the same tokens, the same loss and the same gradient as one row after another."""
+"""Rows that share a prefix are still those rows: the same tokens, loss and gradient as one row after another."""
 
 from typing import Any
 
 import pytest
 
-from stages.shared import packed
+from stages.shared import prefix_sharing
 from stages.shared.cli import InputError
 
 SYSTEM = [1, 2, 3, 4]
 
 
-def row(prompt: list[int], answer: list[int]) -> packed.Row:
-    return {"input_ids": prompt + answer, "labels": [packed.IGNORED] * len(prompt) + answer}
+def row(prompt: list[int], answer: list[int]) -> prefix_sharing.Row:
+    return {"input_ids": prompt + answer, "labels": [prefix_sharing.IGNORED] * len(prompt) + answer}
 
 
 ROWS = [row([*SYSTEM, 9, 8, 7], [20, 21, 22]), row([*SYSTEM, 6, 5], [23, 22]), row([*SYSTEM, 9, 8, 7, 6, 5], [24])]
@@ -37,7 +37,7 @@ def network() -> Any:
         intermediate_size=40,
         num_hidden_layers=2,
         num_attention_heads=4,
-        num_key_value_heads=2,
+        num_key_value_heads=2,  # shared by the queries, as in most models of today
         tie_word_embeddings=True,
         initializer_range=0.5,
     )
@@ -63,8 +63,8 @@ def test_loss_and_gradient_are_those_of_the_rows_one_by_one(name: str) -> None:
     rows, _ = BATCHES[name]
     model = network()
     apart = [trained(model, {key: torch.tensor([ids]) for key, ids in one.items()}) for one in rows]
-    with packed.attention(model):
-        loss, gradients = trained(model, packed.collate(rows))
+    with prefix_sharing.attention(model):
+        loss, gradients = trained(model, prefix_sharing.collate(rows))
     assert loss == pytest.approx(sum(one for one, _ in apart), rel=1e-9)
     for parameter, found in gradients.items():
         expected = torch.stack([one[parameter] for _, one in apart]).sum(0)
@@ -74,28 +74,22 @@ def test_loss_and_gradient_are_those_of_the_rows_one_by_one(name: str) -> None:
 @pytest.mark.parametrize("name", BATCHES)
 def test_what_all_rows_begin_with_stands_once(name: str) -> None:
     rows, expected = BATCHES[name]
-    batch = packed.collate(rows)
-    assert packed.shared(rows) == expected
+    batch = prefix_sharing.collate(rows)
+    assert prefix_sharing.shared(rows) == expected
     tokens = sum(len(one["input_ids"]) for one in rows) - expected * (len(rows) - 1)
     assert batch["input_ids"].shape == batch["labels"].shape == batch["position_ids"].shape == (1, tokens)
-    for one, places in zip(rows, batch["packed_rows"].tolist(), strict=True):
+    for one, places in zip(rows, batch["row_tokens"].tolist(), strict=True):
         length = len(one["input_ids"])
         for key in ("input_ids", "labels"):
             assert batch[key][0][places[:length]].tolist() == one[key]
         assert batch["position_ids"][0][places[:length]].tolist() == list(range(length))
-    assert batch["packed_rows"].flatten()[batch["packed_places"]].tolist() == list(range(tokens))
-
-
-def test_key_heads_that_queries_share_and_padding_are_covered() -> None:
-    """The batches above would prove little on a model without either."""
-    config = network().config
-    assert config.num_key_value_heads < config.num_attention_heads
-    assert len({len(one["input_ids"]) for one in BATCHES["one system prompt"][0]}) > 1
+    assert batch["row_tokens"].flatten()[batch["token_places"]].tolist() == list(range(tokens))
 
 
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
+        ({"position_bias": [0.1]}, "position_bias"),
         ({"softcap": 30.0}, "softcap"),
         ({"s_aux": [0.1]}, "s_aux"),
         ({"sliding_window": 4}, "sliding_window = 4 for a row of 5 tokens"),
@@ -103,11 +97,11 @@ def test_key_heads_that_queries_share_and_padding_are_covered() -> None:
 )
 def test_attention_of_another_kind_is_refused(settings: dict[str, Any], problem: str) -> None:
     with pytest.raises(InputError, match=problem):
-        packed.check(5, {"dropout": 0.0, "scaling": 0.1} | settings)
+        prefix_sharing.check(5, {"dropout": 0.0, "scaling": 0.1} | settings)
 
 
 def test_a_window_that_no_row_reaches_passes() -> None:
-    packed.check(5, {"dropout": 0.0, "scaling": 0.1, "sliding_window": 5, "softcap": None})
+    prefix_sharing.check(5, {"dropout": 0.0, "scaling": 0.1, "sliding_window": 5, "softcap": None})
 
 
 def test_afterwards_the_model_attends_as_before() -> None:
@@ -115,6 +109,6 @@ def test_afterwards_the_model_attends_as_before() -> None:
 
     model, ids = network(), torch.tensor([[1, 2, 3]])
     before = model(ids).logits
-    with packed.attention(model), pytest.raises(TypeError, match="packed_rows"):
+    with prefix_sharing.attention(model), pytest.raises(TypeError, match="row_tokens"):
         model(ids)
     assert torch.equal(model(ids).logits, before)

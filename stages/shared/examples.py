@@ -1,0 +1,64 @@
+"""Examples: a request, everything said before it, and the answer expected of it; data/chat holds one a line."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stages.shared import contract, rows, strict_json
+from stages.shared.cli import InputError
+from stages.shared.rows import Turn
+
+
+@dataclass(frozen=True)
+class Example:
+    """`prompt`: the turns up to the request; `group`: the row, which all answers of a conversation share.
+
+    `slice`: the part of the test rows that it belongs to. `answer` is empty where none is expected.
+    """
+
+    id: str
+    group: str
+    kind: str
+    prompt: list[Turn]
+    answer: str
+    slice: str = ""
+
+    def line(self) -> dict[str, Any]:
+        """As written to a file. Training rows have no slice, so that how test rows are sliced never trains again."""
+        return {name: value for name, value in vars(self).items() if name != "slice" or value}
+
+    def request(self) -> str | list[Turn]:
+        """What was asked, without system turns; plain text where it is one turn."""
+        asked = [turn for turn in self.prompt if turn["role"] != "system"]
+        return asked[0]["content"] if len(asked) == 1 else asked
+
+    def turn(self) -> str:
+        """`first` for the first request of a conversation, `later` for the others."""
+        return "first" if sum(turn["role"] == "user" for turn in self.prompt) == 1 else "later"
+
+
+def of_turns(row_id: str, turns: Sequence[Turn], rules: contract.Contract, part: str = "") -> list[Example]:
+    """One example per assistant turn; the turns before it are its prompt. Raises JsonError for a broken answer."""
+    answers = [number for number, turn in enumerate(turns) if turn["role"] == "assistant"]
+    found = []
+    for name, number in zip(rows.example_ids(row_id, len(answers)), answers, strict=True):
+        answer = turns[number]["content"]
+        kind = rules.kind(strict_json.parse(answer))
+        found.append(Example(name, row_id, kind, list(turns[:number]), answer, part))
+    return found
+
+
+def of_row(row: rows.Row, rules: contract.Contract, part: str = "") -> list[Example]:
+    """The examples of a labelled row, answers spelt compactly. Raises InputError saying why the row can't be used."""
+    if row.reason:
+        raise InputError(row.reason)
+    turns = []
+    for turn in row.turns:
+        content = turn["content"]
+        if turn["role"] == "assistant":
+            value = contract.parse_answer(content)
+            if broken := rules.error(value):
+                raise InputError(f"answer: {broken}")
+            content = strict_json.compact(value)
+        turns.append({"role": turn["role"], "content": content})
+    return of_turns(rows.row_id(row), turns, rules, part)

@@ -1,0 +1,114 @@
+"""Models and tokenizers: from local files, without code of their own, in the precision that was asked for."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.shared import loading, quantised
+
+FP32 = loading.DEVICES["cpu-fp32"]
+
+
+def test_every_linear_layer_is_nf4_with_double_quantisation(base: Path) -> None:
+    import bitsandbytes as bnb
+
+    model = quantised.load(base, FP32)
+    layers = [module for module in model.modules() if isinstance(module, bnb.nn.Linear4bit)]
+    assert len(layers) == 2 * 7
+    assert {layer.weight.quant_type for layer in layers} == {"nf4"}
+    assert all(layer.weight.quant_state.nested for layer in layers)
+
+
+def test_evaluation_leaves_the_quantised_weights_as_they_are(base: Path) -> None:
+    import torch
+
+    model = quantised.load(base, FP32).eval()
+    weight = model.model.layers[0].mlp.up_proj.weight
+    before = weight.data.clone()
+    with torch.no_grad():
+        model(torch.tensor([[1, 2, 3]]))
+    assert torch.equal(before, weight.data)
+
+
+def test_dequantised_weights_are_what_the_adapter_was_trained_on(base: Path) -> None:
+    import torch
+
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        expected = quantised.load(base, FP32)(ids).logits
+        again = quantised.dequantised(base, FP32)(ids).logits
+        plain = loading.load_model(base, "float32", "cpu")(ids).logits
+    assert torch.allclose(expected, again, atol=1e-4)
+    assert not torch.allclose(expected, plain, atol=1e-3)
+
+
+@pytest.mark.parametrize("load", ["tokenizer", "model", "quantised"])
+def test_nothing_is_fetched_and_no_code_of_a_model_runs(base: Path, monkeypatch: pytest.MonkeyPatch, load: str) -> None:
+    import transformers
+
+    loader = transformers.AutoTokenizer if load == "tokenizer" else transformers.AutoModelForCausalLM
+    asked: dict[str, Any] = {}
+    real = loader.from_pretrained
+
+    def noted(*args: Any, **options: Any) -> Any:
+        asked.update(options)
+        return real(*args, **options)
+
+    monkeypatch.setattr(loader, "from_pretrained", noted)
+    load_it = {
+        "tokenizer": lambda: loading.load_tokenizer(base),
+        "model": lambda: loading.load_model(base, "float32", "cpu"),
+        "quantised": lambda: quantised.load(base, FP32),
+    }
+    load_it[load]()
+    assert asked["trust_remote_code"] is False
+    assert asked["local_files_only"] is True
+    assert load == "tokenizer" or asked["use_safetensors"] is True
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_has_the_precision_that_was_asked_for(base: Path, dtype: str) -> None:
+    model = loading.load_model(base, dtype, "cpu")
+    assert {str(parameter.dtype) for parameter in model.parameters()} == {f"torch.{dtype}"}
+    assert model.training is False
+
+
+@pytest.mark.parametrize(("bf16", "expected"), [(False, "cpu-fp32"), (True, "cpu-bf16")])
+def test_a_cpu_is_told_by_its_instructions(monkeypatch: pytest.MonkeyPatch, bf16: bool, expected: str) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(loading, "_cpu_has_bf16", lambda: bf16)
+    assert loading.device() == (expected, loading.DEVICES[expected])
+
+
+@pytest.mark.parametrize(("bf16", "expected"), [(False, "cuda-fp16"), (True, "cuda-bf16")])
+def test_a_gpu_is_told_by_its_bfloat16(monkeypatch: pytest.MonkeyPatch, bf16: bool, expected: str) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
+    assert loading.device()[0] == expected
+
+
+def test_a_device_may_be_named() -> None:
+    assert loading.device("cuda-fp16")[0] == "cuda-fp16"
+    with pytest.raises(ValueError, match="abacus"):
+        loading.device("abacus")
+
+
+@pytest.mark.parametrize(
+    ("template", "problem"),
+    [(None, "no chat template"), ("{{ raise_exception('no system role') }}", "refuses a system prompt")],
+)
+def test_a_tokenizer_that_can_not_chat_is_refused(
+    base: Path, tmp_path: Path, tokenizer: Any, template: str | None, problem: str
+) -> None:
+    bare = copy.deepcopy(tokenizer)
+    bare.chat_template = template
+    bare.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_bytes((base / "config.json").read_bytes())
+    with pytest.raises(ValueError, match=problem):
+        loading.load_tokenizer(tmp_path)

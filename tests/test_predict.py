@@ -1,0 +1,96 @@
+"""The stage answers every row of every file, or none where it is switched off."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from conftest import SCHEMA, configure, read_json, read_rows, write_rows
+
+from stages import predict
+from stages.shared import chat, generate, loading
+
+COMPLETE = '{"action":"complete","title":"Buy milk"}'
+PREFIX: list[chat.Turn] = [{"role": "system", "content": "Answer in JSON."}]
+
+
+def rows(count: int, answer: str = COMPLETE) -> list[dict[str, Any]]:
+    prompt = [{"role": "user", "content": "buy milk"}]
+    return [{"id": f"t{n}", "prompt": prompt, "answer": answer} for n in range(count)]
+
+
+@pytest.fixture
+def folder(here: Path) -> Path:
+    configure(here, compute={"device": "cpu-fp32"}, predict={"max_new_tokens": 40}, constrained={"enabled": True})
+    write_rows(here / "rows.jsonl", rows(3))
+    write_rows(here / "more.jsonl", rows(1))
+    return here
+
+
+def run(base: Path, *options: str) -> Result:
+    given = ["--model", str(base), "--rows", "rows.jsonl", "--out", "out.jsonl", "--timings", "timing.json", *options]
+    return CliRunner().invoke(predict.main, given)
+
+
+def test_each_file_gets_the_answers_of_its_rows_in_their_order(folder: Path, base: Path) -> None:
+    assert run(base, "--rows", "more.jsonl", "--out", "more-out.jsonl").exit_code == 0
+    answers, more = read_rows(folder / "out.jsonl"), read_rows(folder / "more-out.jsonl")
+    assert [row["id"] for row in answers] == ["t0", "t1", "t2"]
+    assert more == answers[:1]
+    assert set(more[0]) == {"id", "answer", "prompt_tokens", "answer_tokens", "truncated"}
+    assert read_json(folder / "timing.json")["answers"] == 4
+
+
+def test_the_prefix_stands_before_each_prompt(folder: Path, base: Path, tokenizer: Any) -> None:
+    (folder / "prefix.json").write_text('[{"role": "system", "content": "Answer in JSON."}]', encoding="utf-8")
+    run(base, "--prefix", "prefix.json")
+    turns = chat.with_prefix(PREFIX, rows(1)[0]["prompt"])
+    expected = generate.answers(
+        loading.load_model(base, "float32", "cpu"),
+        tokenizer,
+        generate.Params(32, 40),
+        [chat.prompt_ids(tokenizer, turns)] * 3,
+    )
+    assert [row["answer"] for row in read_rows(folder / "out.jsonl")] == [answer.text for answer in expected]
+    assert read_rows(folder / "out.jsonl")[0]["prompt_tokens"] == expected[0].prompt_tokens
+
+
+def test_with_a_schema_the_answers_are_held_to_it(folder: Path, base: Path) -> None:
+    assert run(base, "--schema", str(SCHEMA)).exit_code == 0
+    assert all(row["answer"].startswith('{"action":"') for row in read_rows(folder / "out.jsonl"))
+
+
+def test_switched_off_nothing_is_answered(folder: Path, base: Path) -> None:
+    configure(folder, constrained={"enabled": False})
+    result = run(base, "--schema", str(SCHEMA))
+    assert (result.exit_code, "constrained.enabled is false" in result.output) == (0, True)
+    assert (folder / "out.jsonl").read_bytes() == b""
+    assert not (folder / "timing.json").exists()
+
+
+def test_the_switch_is_not_the_other_systems_business(folder: Path, base: Path) -> None:
+    configure(folder, constrained={"enabled": False})
+    run(base)
+    assert len(read_rows(folder / "out.jsonl")) == 3
+
+
+def test_expected_answers_that_can_not_be_written_are_counted(folder: Path, base: Path) -> None:
+    write_rows(folder / "rows.jsonl", [*rows(1), *rows(1, '{"title":"A","action":"complete"}')])
+    assert "1 of 2 expected answers can't be written" in run(base, "--schema", str(SCHEMA)).output
+
+
+def test_an_expected_answer_that_does_not_fit_is_refused(folder: Path, base: Path) -> None:
+    configure(folder, predict={"max_new_tokens": 3})
+    result = run(base)
+    assert result.exit_code == 1
+    assert "rows.jsonl: t0: the expected answer has" in result.output
+
+
+def test_the_same_answers_leave_the_timing_as_it_was(folder: Path, base: Path) -> None:
+    run(base)
+    first = (folder / "timing.json").read_bytes()
+    run(base)
+    assert (folder / "timing.json").read_bytes() == first
+    write_rows(folder / "rows.jsonl", rows(1))
+    run(base)
+    assert read_json(folder / "timing.json")["answers"] == 1
