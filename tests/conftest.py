@@ -60,9 +60,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer(base: Path) -> Any:
-    from stages.shared import model
+    from stages.shared import loading
 
-    return model.load_tokenizer(base)
+    return loading.load_tokenizer(base)
 
 
 @pytest.fixture
