@@ -99,15 +99,18 @@ PARTS = {"learning_curve": learning_curve, "ten_times": ten_times, "canaries": c
 def written(page: str, folder: Path = FOLDER) -> str:
     """The page with every table made anew. Raises InputError for a result or a mark that is missing.
 
-    Only an experiment whose marks the page has not got, and which has no result, is left out.
+    An experiment that has no result yet and no marks in the page is left out.
     """
-    for name, part in PARTS.items():
-        file, marks = folder / f"{name}.json", (f"<!-- {name} -->", f"<!-- /{name} -->")
-        if not file.is_file() and not any(mark in page for mark in marks):
-            continue
+    names = [name for name in PARTS if (folder / f"{name}.json").is_file() or f"<!-- {name} -->" in page]
+    if not names:
+        raise cli.InputError(
+            f"nothing to write: no results in {folder}, and no marks such as <!-- {next(iter(PARTS))} -->"
+        )
+    for name in names:
+        marks = f"<!-- {name} -->", f"<!-- /{name} -->"
         if [page.count(mark) for mark in marks] != [1, 1] or page.index(marks[0]) > page.index(marks[1]):
             raise cli.InputError(f"the page needs {marks[0]} and {marks[1]}, once each and in this order")
-        page = table.put(page, part(strict_json.read(file)), marks)
+        page = table.put(page, PARTS[name](strict_json.read(folder / f"{name}.json")), marks)
     return page
 
 

@@ -47,7 +47,11 @@ def on_card(card: str) -> tuple[loading.Device, float]:
 
 def report(name: str, card: str | None) -> Iterator[str]:
     """What there is to know of one model, on a card or on this machine."""
-    models, settings = yaml12.parse(CATALOGUE.read_text("utf-8"), str(CATALOGUE)), params.load("train", train.Params)
+    settings = params.load("train", train.Params)
+    try:
+        models = yaml12.parse(CATALOGUE.read_text("utf-8"), str(CATALOGUE))
+    except (OSError, UnicodeDecodeError) as error:
+        raise cli.InputError(f"{CATALOGUE}: {error}") from error
     if name not in models:
         raise cli.InputError(f"{name!r} is not in {CATALOGUE}, which has {', '.join(models)}")
     facts, shape = models[name], memory.shape_of(models[name]["config"], name)
