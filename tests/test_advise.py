@@ -51,10 +51,19 @@ def test_the_first_branch_that_decides(own: dict[str, Any], known: advise.Measur
     assert advise.recommendation(replace(NOTHING, **own), known).startswith(answer)
 
 
-def test_a_request_that_costs_nothing_is_never_dearer() -> None:
+def test_the_break_even_by_hand() -> None:
+    # A request: 500 tokens at 1 and 20 at 5 a thousand. A day: 5 for the machine, 63 / 90 for the version.
+    assert advise.break_even(replace(NOTHING, **PRICES), BETTER) == pytest.approx(5.7 / 0.6)
+    assert advise.break_even(replace(NOTHING, **(PRICES | {"version_price": None})), BETTER) == pytest.approx(5 / 0.6)
     free = replace(NOTHING, prompt_price=0.0, answer_price=0.0, machine_day_price=1.0)
     assert advise.break_even(free, BETTER) == float("inf")
-    assert advise.break_even(free, replace(BETTER, tokens=None)) is None
+
+
+@pytest.mark.parametrize("price", ["prompt_price", "answer_price", "machine_day_price", "tokens"])
+def test_there_is_no_break_even_while_a_figure_is_missing(price: str) -> None:
+    prices: dict[str, Any] = {name: None if name == price else value for name, value in PRICES.items()}
+    own = replace(NOTHING, **prices)
+    assert advise.break_even(own, replace(BETTER, tokens=None) if price == "tokens" else BETTER) is None
 
 
 def test_what_is_not_known_takes_one_line() -> None:
