@@ -1,12 +1,11 @@
-"""Write the exported model as a GGUF file with a Modelfile, for llama.cpp and Ollama.
+"""Write the tuned model as a GGUF file with a Modelfile, for llama.cpp and Ollama.
 
-In: the folder of the export stage. Out: model.gguf with weights, vocabulary and chat template, and a Modelfile with the
+In: models/merged. Out: model.gguf with weights, vocabulary and chat template, and a Modelfile with the
 template, the system prompt and the stop tokens; an empty folder if gguf.type is none. Written with llama.cpp's own
 `gguf` package, for Llama and Qwen2. (The packaged copies of llama.cpp's converter know tokenizers by the hash of what
 they do to one text, and refuse the default base model, whose tokenizer came out of a GGUF file itself.)
 """
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,7 +14,7 @@ from typing import Any, Literal
 
 import click
 
-from stages.shared import cli, model, params, strict_json
+from stages.shared import cli, loading, params, strict_json
 
 ARCHITECTURES = {"LlamaForCausalLM": "LLAMA", "Qwen2ForCausalLM": "QWEN2"}
 # What llama.cpp calls a way to cut text before BPE. WORDS is GPT-2's own expression, built into `ByteLevel`.
@@ -231,10 +230,10 @@ def modelfile(template: str, system: str, stops: list[str], max_new_tokens: int)
 
 
 def convert(merged: Path, scale: str, out: Path) -> None:
-    """Write model.gguf and Modelfile for the exported model."""
-    tokenizer = model.load_tokenizer(merged)
+    """Write model.gguf and Modelfile for the merged model."""
     origin = strict_json.read(merged / "made_from.json")
     greedy = strict_json.read(merged / "generation_config.json")
+    tokenizer = loading.load_tokenizer(merged)
     stops, (system,) = greedy["eos_token_id"], (turn["content"] for turn in origin["prefix"])
     words = tokenizer.convert_ids_to_tokens(stops)
     recipe = modelfile(ollama_template(tokenizer, system), system, words, greedy["max_new_tokens"])
@@ -243,17 +242,14 @@ def convert(merged: Path, scale: str, out: Path) -> None:
 
 
 @click.command(help=__doc__)
-@cli.path_option("--merged", "folder of the export stage")
+@cli.path_option("--merged", "tuned model")
 @cli.path_option("--out", "folder to write")
 def main(merged: Path, out: Path) -> None:
+    cli.end_with_caller()
     settings = params.load("gguf", Params)
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
     if settings.type != "none":
-        convert(merged, settings.type, part)
-    shutil.rmtree(out, ignore_errors=True)
-    part.rename(out)
+        convert(merged, settings.type, out)
     click.echo(f"gguf: {settings.type} -> {out}", err=True)
 
 

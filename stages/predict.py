@@ -1,8 +1,9 @@
 """Generate answers with one system: the base model after a prompt prefix, or the tuned model, freely or by a grammar.
 
 In: chat rows and a model's folder; for the base model the turns before each prompt, which the tuned one brings in its
-chat template; with --schema the answers are held to the contract while they are written, unless `constrained.enabled`
-is false: then no answer is written, and `evaluate` leaves the system out. Out: for each --rows file an --out file with
+chat template. With --schema the answers are held to the contract while they are written, with --grounded the fields
+that copy from the request to the user's words as well; where `constrained.enabled` is false, or no field copies, no
+answer is written, and `evaluate` leaves the system out. Out: for each --rows file an --out file with
 `id`, `answer`, `prompt_tokens`, `answer_tokens`, `truncated`; a timing file. Nothing is scored here.
 """
 
@@ -13,7 +14,7 @@ from typing import Any
 
 import click
 
-from stages.shared import chat, cli, generate, grammar, loading, params, strict_json, timing, writing
+from stages.shared import chat, cli, generate, grammar, grounding, loading, params, strict_json, timing, writing, yaml12
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,23 @@ def load_grammar(schema: Path, tokenizer: Any, rows: list[dict[str, Any]]) -> gr
     return rules
 
 
+def copied_fields(file: Path) -> tuple[str, ...]:
+    """The fields that are made of the user's words. Raises InputError."""
+    fields = yaml12.parse(file.read_text(encoding="utf-8"), str(file)).get("copied_fields") or []
+    if not isinstance(fields, list) or not all(isinstance(name, str) for name in fields):
+        raise cli.InputError(f"{file}: copied_fields must be a list of names")
+    return tuple(fields)
+
+
+def masks_of(
+    rules: grammar.Grammar | None, prompts: list[list[chat.Turn]], fields: tuple[str, ...]
+) -> generate.Masks | None:
+    """What holds the answers to the contract, and the fields that copy to the user's words; None for nothing."""
+    if rules is None:
+        return None
+    return grounding.Masks(rules, prompts, fields) if fields else rules.masks
+
+
 def output(row: dict[str, Any], answer: generate.Answer) -> dict[str, Any]:
     return {
         "id": row["id"],
@@ -74,6 +92,7 @@ def speed(found: list[generate.Answer], seconds: float, device: str) -> dict[str
 @click.option("--model", "folder", required=True, type=click.Path(path_type=Path), help="folder of the model")
 @cli.path_option("--prefix", "turns before each prompt, unless the chat template brings them", required=False)
 @cli.path_option("--schema", "JSON Schema that answers are held to while they are written", required=False)
+@cli.path_option("--grounded", "rules.yaml whose copied_fields may only hold the user's words", required=False)
 @cli.path_option("--rows", "chat rows; may be repeated", multiple=True)
 @cli.path_option("--out", "predictions, one file for each --rows", multiple=True)
 @cli.path_option("--timings", "timing file")
@@ -81,6 +100,7 @@ def main(
     folder: Path,
     prefix: Path | None,
     schema: Path | None,
+    grounded: Path | None,
     rows: tuple[Path, ...],
     out: tuple[Path, ...],
     timings: Path,
@@ -89,22 +109,24 @@ def main(
     settings = params.load("predict", generate.Params)
     if len(rows) != len(out):
         raise click.UsageError("give one --out for each --rows")
-    if schema and not params.load("constrained", Constrained).enabled:
+    fields = copied_fields(grounded) if grounded else ()
+    if (schema and not params.load("constrained", Constrained).enabled) or (grounded and not fields):
         for target in out:
             writing.write_jsonl(target, [])
-        return click.echo("predict: constrained.enabled is false, so nothing is answered", err=True)
+        return click.echo("predict: switched off, or no field copies from the request: nothing is answered", err=True)
     key, device = loading.device(params.load("compute", loading.Params).device)
     tokenizer = loading.load_tokenizer(folder)
     examples = {source: list(strict_json.read_jsonl(source)) for source in rows}
     for source, part in examples.items():
         check_answers_fit(source, part, tokenizer, settings.max_new_tokens)
-    mask = load_grammar(schema, tokenizer, [row for part in examples.values() for row in part]).mask if schema else None
+    rules = load_grammar(schema, tokenizer, [row for part in examples.values() for row in part]) if schema else None
     turns = strict_json.read(prefix) if prefix else []
     model = loading.load_model(folder, device.generate_dtype, device.name)
     started, found = time.monotonic(), []
     for part, target in zip(examples.values(), out, strict=True):
         prompts = [chat.prompt_ids(tokenizer, chat.with_prefix(turns, row["prompt"])) for row in part]
-        answers = generate.answers(model, tokenizer, settings, prompts, mask)
+        masks = masks_of(rules, [row["prompt"] for row in part], fields)
+        answers = generate.answers(model, tokenizer, settings, prompts, masks)
         writing.write_jsonl(target, [output(row, answer) for row, answer in zip(part, answers, strict=True)])
         found += answers
     seconds = time.monotonic() - started

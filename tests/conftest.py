@@ -65,6 +65,14 @@ def tokenizer(base: Path) -> Any:
     return loading.load_tokenizer(base)
 
 
+@pytest.fixture(scope="session")
+def merged(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like models/merged, of a model that knows one answer; see tests/taught.py."""
+    import taught
+
+    return taught.make_merged(base, tmp_path_factory.mktemp("merged"))
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty working folder with the project's params.yaml."""

@@ -1,18 +1,18 @@
-"""Batches, padding and the shared prefix change nothing about the answers."""
+"""Batches, padding, the shared prefix and rows that leave early change nothing about the answers."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stages.shared import chat, generate, model
+from stages.shared import chat, generate, loading
 
 REQUESTS = ["buy milk", "what is due this week?", "delete the note about the boiler and call the landlord", "hm"]
 
 
 @pytest.fixture(scope="module")
-def network(base: Path) -> Any:
-    return model.load_for_generation(base, None, model.DEVICES["cpu-fp32"])
+def model(base: Path) -> Any:
+    return loading.load_model(base, "float32", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +21,14 @@ def prompts(tokenizer: Any) -> list[list[int]]:
     return [chat.prompt_ids(tokenizer, [*prefix, {"role": "user", "content": text}]) for text in REQUESTS]
 
 
-def one_by_one(network: Any, tokenizer: Any, prompts: list[list[int]]) -> list[str]:
+def one_by_one(model: Any, tokenizer: Any, prompts: list[list[int]]) -> list[str]:
+    """What transformers' own generate writes, a row at a time."""
     import torch
 
     texts = []
     for prompt in prompts:
         ids = torch.tensor([prompt])
-        out = network.generate(
+        out = model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12, pad_token_id=0
         )[0, len(prompt) :].tolist()
         eos = tokenizer.eos_token_id
@@ -36,22 +37,54 @@ def one_by_one(network: Any, tokenizer: Any, prompts: list[list[int]]) -> list[s
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_equals_generating_one_by_one(network: Any, tokenizer: Any, prompts: list[list[int]], batch_size: int) -> None:
-    found = dict(generate.greedy(network, tokenizer, prompts, 12, batch_size))
-    assert [found[index].text for index in range(len(prompts))] == one_by_one(network, tokenizer, prompts)
+def test_equals_generating_one_by_one(model: Any, tokenizer: Any, prompts: list[list[int]], batch_size: int) -> None:
+    answers = dict(generate.greedy(model, tokenizer, prompts, 12, batch_size))
+    assert [answers[index].text for index in range(len(prompts))] == one_by_one(model, tokenizer, prompts)
 
 
-def test_prompts_without_a_common_start(network: Any, tokenizer: Any, prompts: list[list[int]]) -> None:
+def test_prompts_without_a_common_start(model: Any, tokenizer: Any, prompts: list[list[int]]) -> None:
     different = [prompts[0][1:], prompts[1]]
-    found = dict(generate.greedy(network, tokenizer, different, 12, 2))
-    assert [found[index].text for index in range(2)] == one_by_one(network, tokenizer, different)
+    answers = dict(generate.greedy(model, tokenizer, different, 12, 2))
+    assert [answers[index].text for index in range(2)] == one_by_one(model, tokenizer, different)
 
 
-def test_equal_prompts_and_counts(network: Any, tokenizer: Any, prompts: list[list[int]]) -> None:
-    found = dict(generate.greedy(network, tokenizer, [prompts[0]] * 2, 5, 2))
-    assert found[0] == found[1]
-    assert found[0].prompt_tokens == len(prompts[0])
-    assert found[0].truncated is (found[0].answer_tokens == 5)
+class StopsEarly:
+    """A mask under which the first row of the batch must stop at once, the others after three tokens."""
+
+    def __init__(self, eos: int, rows: int) -> None:
+        self.eos, self.left, self.step = eos, list(range(rows)), 0
+
+    def __call__(self, last: list[int] | None, scores: Any) -> Any:
+        assert (last is None) == (self.step == 0)
+        for number, row in enumerate(self.left):
+            if row == 0 or self.step == 3:
+                scores[number, self.eos] = 1e9
+            else:
+                scores[number, self.eos] = -1e9
+        self.step += 1
+        return scores
+
+    def keep(self, rows: list[int]) -> None:
+        self.left = [self.left[row] for row in rows]
+
+
+def test_rows_that_stop_leave_the_others_as_they_are(model: Any, tokenizer: Any, prompts: list[list[int]]) -> None:
+    def masks(rows: list[int]) -> StopsEarly:
+        return StopsEarly(tokenizer.eos_token_id, len(rows))
+
+    pair = sorted(prompts[:2], key=lambda prompt: (len(prompt), prompt))
+    together = dict(generate.greedy(model, tokenizer, pair, 12, 2, masks))
+    alone = dict(generate.greedy(model, tokenizer, pair, 3, 1))
+    assert (together[0].text, together[0].answer_tokens, together[0].truncated) == ("", 0, False)
+    assert together[1].answer_tokens == 3
+    assert together[1].text == alone[1].text
+
+
+def test_equal_prompts_and_counts(model: Any, tokenizer: Any, prompts: list[list[int]]) -> None:
+    answers = dict(generate.greedy(model, tokenizer, [prompts[0]] * 2, 5, 2))
+    assert answers[0] == answers[1]
+    assert answers[0].prompt_tokens == len(prompts[0])
+    assert answers[0].truncated is (answers[0].answer_tokens == 5)
 
 
 def test_an_answer_ends_at_eos(tokenizer: Any) -> None:
@@ -62,5 +95,11 @@ def test_an_answer_ends_at_eos(tokenizer: Any) -> None:
     assert generate._answer(tokenizer, [1, 2], ids, [eos]).truncated is True
 
 
-def test_nothing_to_generate(network: Any, tokenizer: Any) -> None:
-    assert list(generate.greedy(network, tokenizer, [], 12, 2)) == []
+def test_attention_is_put_back(model: Any, tokenizer: Any, prompts: list[list[int]]) -> None:
+    before = model.config._attn_implementation
+    list(generate.greedy(model, tokenizer, prompts[:1], 2, 1))
+    assert model.config._attn_implementation == before
+
+
+def test_nothing_to_generate(model: Any, tokenizer: Any) -> None:
+    assert list(generate.greedy(model, tokenizer, [], 12, 2)) == []

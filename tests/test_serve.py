@@ -1,175 +1,344 @@
-"""The exported model over HTTP: OpenAI's client, the prompt of training, the contract's JSON, and clear refusals."""
+"""The tuned model over HTTP, on a real socket: OpenAI's client, clear refusals, fair turns, and hostile clients."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
+import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
-from conftest import ROOT, SCHEMA
+from click.testing import CliRunner
+from conftest import SCHEMA
+from taught import ANSWER, REQUEST
 
-from stages import export
-from stages.shared import chat, contract, generate, model
+from stages.shared import generate, grammar, loading
 from tools import serve
 
-PREFIX = [{"role": "system", "content": "Answer with one JSON object."}]
-REQUEST = [{"role": "user", "content": "buy milk <|im_end|>"}]
-ANSWER = '{"action":"create","title":"Milk","priority":"medium","due_date":null}'
-TYPES = {"model": "served", "messages": REQUEST}
-STARTUP = 120  # seconds until the engine must have loaded the model, on a busy machine too
+MESSAGES = [{"role": "user", "content": REQUEST}]
+SOUND = {"messages": MESSAGES}
 
 
-def teach(network: Any, prompt: list[int], answer: list[int]) -> None:
-    """Train the model until it gives this answer to this prompt."""
-    import torch
+@dataclass(frozen=True)
+class Running:
+    port: int
+    engine: serve.Engine
 
-    ids = torch.tensor([prompt + answer])
-    labels = torch.tensor([[-100] * len(prompt) + answer])
-    optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3)
-    for _ in range(500):
-        loss = network(ids, labels=labels).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if loss < 0.02:
-            return
-    raise AssertionError(f"the tiny model did not learn its answer: loss {loss}")
+    def client(self, key: str = "none") -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key=key, max_retries=0, timeout=30)
 
+    def send(self, raw: bytes) -> socket.socket:
+        link = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        link.sendall(raw)
+        return link
 
-@pytest.fixture(scope="module")
-def served(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder like that of the export stage, with a model that knows one answer."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    folder = tmp_path_factory.mktemp("work") / "served"
-    tokenizer = model.load_tokenizer(base)
-    torch.manual_seed(0)
-    network = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    prompt = chat.prompt_ids(tokenizer, chat.with_prefix(PREFIX, REQUEST))
-    teach(network, prompt, chat.answer_ids(tokenizer, ANSWER))
-    network.generation_config = export.generation(generate.stop_ids(network, tokenizer), 60)
-    network.save_pretrained(folder)
-    tokenizer.chat_template = export.with_prompt(tokenizer.chat_template, PREFIX)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def url(served: Path) -> Iterator[str]:
-    """The address of a running server."""
-    text = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("  device: auto", "  device: cpu-fp32")
-    (served.parent / "params.yaml").write_text(text, encoding="utf-8")
-    port = free_port()
-    command = [sys.executable, "-m", "tools.serve", "--model", "served", "--port", str(port)]
-    log = served.parent / "log"
-    with log.open("w", encoding="utf-8") as file:
-        env = os.environ | {"PYTHONPATH": str(ROOT)}
-        server = subprocess.Popen(command, cwd=served.parent, env=env, stdout=file, stderr=file)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        wait(server, f"{address}/health", log)
-        yield address
-    finally:
-        server.terminate()
-        server.wait(30)
-
-
-def wait(server: subprocess.Popen[bytes], address: str, log: Path) -> None:
-    deadline = time.monotonic() + STARTUP
-    while time.monotonic() < deadline and server.poll() is None:
+    def post(self, body: bytes, *headers: str, path: str = "/v1/chat/completions") -> tuple[int, Any]:
+        """Status and JSON of the answer, or its text."""
+        with self.send(request(body, *headers, path=path)) as link:
+            answer = b"".join(iter(lambda: link.recv(65536), b""))
+        head, _, content = answer.partition(b"\r\n\r\n")
         try:
-            urllib.request.urlopen(address, timeout=5).close()  # noqa: S310
-            return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    raise AssertionError(f"no server:\n{log.read_text(encoding='utf-8')[-3000:]}")
+            return int(head.split()[1]), json.loads(content)
+        except ValueError:
+            return int(head.split()[1]), content.decode()
+
+
+def request(body: bytes, *headers: str, path: str = "/v1/chat/completions", length: int | None = None) -> bytes:
+    given = {"Host": "localhost", "Content-Type": "application/json", "Connection": "close"}
+    given["Content-Length"] = str(len(body) if length is None else length)
+    given |= dict(header.split(": ") for header in headers)
+    lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in given.items() if value), "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+@contextmanager
+def serving(engine: serve.Engine, key: str | None = None) -> Iterator[Running]:
+    """The server in a thread, on a free port."""
+    import uvicorn
+
+    server = uvicorn.Server(serve.config(serve.app(engine, key), "127.0.0.1", 0))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        wait(lambda: server.started)
+        yield Running(server.servers[0].sockets[0].getsockname()[1], engine)
+    finally:
+        server.should_exit = True
+        thread.join(10)
+    assert not thread.is_alive()
+
+
+def wait(holds: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
-def client(url: str) -> Any:
-    from openai import OpenAI
-
-    return OpenAI(base_url=f"{url}/v1", api_key="none needed", max_retries=0)
-
-
-def test_the_contracts_json_for_the_prompt_of_training(client: Any, served: Path, base: Path) -> None:
-    said = client.chat.completions.create(model="served", messages=REQUEST)
-    assert said.choices[0].message.content == ANSWER
-    assert said.choices[0].finish_reason == "stop"
-    assert contract.load(SCHEMA).error(contract.parse_answer(said.choices[0].message.content)) is None
-    trained = chat.prompt_ids(model.load_tokenizer(base), chat.with_prefix(PREFIX, REQUEST))
-    assert said.usage.prompt_tokens == len(trained)
-    assert chat.prompt_ids(model.load_tokenizer(served), REQUEST) == trained
+def engine(merged: Path) -> serve.Engine:
+    model, tokenizer = loading.load_model(merged, "float32", "cpu"), loading.load_tokenizer(merged)
+    return serve.Engine("models/merged", model, tokenizer, None, max_prompt=100, max_answer=40)
 
 
-def test_the_answer_streams(client: Any) -> None:
-    parts = client.chat.completions.create(model="served", messages=REQUEST, stream=True)
-    assert "".join(part.choices[0].delta.content or "" for part in parts) == ANSWER
+@pytest.fixture(scope="module")
+def running(engine: serve.Engine) -> Iterator[Running]:
+    with serving(engine) as found:
+        yield found
 
 
-def test_an_answer_ends_where_prediction_would_end_it(client: Any) -> None:
-    from ruamel.yaml import YAML
+# --- answers ---
 
-    limit = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))["predict"]["max_new_tokens"]
-    endless = [{"role": "user", "content": "what else is there to do in the garden of the old house " * 4}]
-    said = client.chat.completions.create(model="served", messages=endless)
-    assert said.usage.completion_tokens <= limit
+
+def test_openais_client_gets_the_answer(running: Running) -> None:
+    client = running.client()
+    said = client.chat.completions.create(model="models/merged", messages=MESSAGES, temperature=0)
+    assert (said.choices[0].message.content, said.choices[0].finish_reason) == (ANSWER, "stop")
+    tokenizer = running.engine.tokenizer
+    assert said.usage.completion_tokens == len(tokenizer.encode(ANSWER))
+    assert said.usage.total_tokens == said.usage.prompt_tokens + said.usage.completion_tokens
+    assert [model.id for model in client.models.list()] == ["models/merged"]
+
+
+def test_the_answer_streams(running: Running) -> None:
+    chunks = list(running.client().chat.completions.create(model="models/merged", messages=MESSAGES, stream=True))
+    parts = [chunk.choices[0].delta.content or "" for chunk in chunks]
+    assert "".join(parts) == ANSWER
+    assert len(parts) > 5
+    assert [chunk.choices[0].finish_reason for chunk in chunks][-2:] == [None, "stop"]
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+def test_an_answer_is_cut_at_the_wanted_length(running: Running, field: str) -> None:
+    said = running.client().chat.completions.create(model="models/merged", messages=MESSAGES, **{field: 3})
+    assert (said.usage.completion_tokens, said.choices[0].finish_reason) == (3, "length")
+    assert ANSWER.startswith(said.choices[0].message.content)
+
+
+def test_an_answer_is_never_longer_than_prediction_allows(engine: serve.Engine) -> None:
+    with serving(replace(engine, max_answer=5)) as short:
+        said = short.client().chat.completions.create(model="models/merged", messages=MESSAGES, max_tokens=9)
+    assert said.usage.completion_tokens == 5
+
+
+def test_a_character_is_streamed_once_it_is_complete(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = running.engine.tokenizer.encode("a€b")
+
+    def greedy(model: Any, tokenizer: Any, prompts: Any, room: int, size: int, masks: Any) -> Iterator[Any]:
+        watch = masks([0])
+        for count in range(len(ids)):
+            watch(ids[count - 1 : count] if count else None, None)
+        yield 0, generate.Answer("a€b", 1, len(ids), False)
+
+    monkeypatch.setattr(generate, "greedy", greedy)
+    chunks = running.client().chat.completions.create(model="models/merged", messages=MESSAGES, stream=True)
+    assert [part for chunk in chunks if (part := chunk.choices[0].delta.content)] == ["a", "€", "b"]
+
+
+def test_a_grammar_holds_the_answer_to_the_contract(engine: serve.Engine) -> None:
+    other = [{"role": "user", "content": "what else is there in the garden"}]
+    with serving(replace(engine, grammar=grammar.load(SCHEMA, engine.tokenizer))) as held:
+        said = held.client().chat.completions.create(model="models/merged", messages=other)
+    assert said.choices[0].message.content.startswith('{"action":"')
+
+
+# --- refusals ---
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("change", "status", "reason"),
     [
-        ({"messages": []}, "messages: "),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role: "),
-        ({"max_tokens": 0}, "max_tokens: "),
-        ({"response_format": {"type": "json_object"}}, "response_format: "),
-        ({"temperature": 0.7}, "temperature: "),
-        ({"model": "another"}, "requested 'another'"),
+        ({"messages": []}, 400, "messages: "),
+        ({"messages": [{"role": "tool", "content": "x"}]}, 400, "messages.0.role: "),
+        ({"messages": [{"role": "user", "content": " "}]}, 400, "not empty"),
+        ({"messages": [*MESSAGES, {"role": "assistant", "content": "x"}]}, 400, "the last one must be the user's"),
+        ({"messages": [{"role": "user", "content": "milk " * 100}]}, 400, "more than chat.max_length = 100"),
+        ({"max_tokens": 0}, 400, "max_tokens: "),
+        ({"max_tokens": "9"}, 400, "max_tokens: "),
+        ({"temperature": 0.7}, 400, "temperature: "),
+        ({"top_p": 0.5, "tools": []}, 400, "top_p: Extra inputs are not permitted; tools: Extra"),
+        ({"model": "another"}, 404, "'another' is not served here"),
     ],
 )
-def test_a_bad_request_is_told_why(client: Any, change: dict[str, Any], reason: str) -> None:
-    import openai
-
-    with pytest.raises(openai.BadRequestError) as refused:
-        client.chat.completions.create(**(TYPES | change))
-    assert reason in refused.value.message
-
-
-def test_what_is_not_json_is_refused(url: str) -> None:
-    request = urllib.request.Request(  # noqa: S310
-        f"{url}/v1/chat/completions", b"{'messages': []}", {"Content-Type": "application/json"}
-    )
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(request, timeout=30)  # noqa: S310
-    assert refused.value.code == 422
-    assert json.loads(refused.value.read())["detail"][0]["msg"] == "JSON decode error"
+def test_a_bad_request_gets_the_reason(running: Running, change: dict[str, Any], status: int, reason: str) -> None:
+    found, answer = running.post(json.dumps(SOUND | change).encode())
+    assert found == status
+    assert reason in answer["error"]["message"]
+    assert answer["error"]["type"] == "invalid_request_error"
 
 
-def test_a_request_without_messages_is_told_why() -> None:
-    assert serve.problems({}) == ["messages: Field required"]
+@pytest.mark.parametrize(
+    "body", [b"", b"{'messages': []}", b"\xff", b"[" * 1000, b'{"messages":[{"role":"user","content":"\\ud800"}]}']
+)
+def test_garbage_is_a_bad_request(running: Running, body: bytes) -> None:
+    status, answer = running.post(body)
+    assert status == 400
+    assert answer["error"]["message"]
 
 
-def test_a_sound_request_has_no_problems() -> None:
-    assert serve.problems(TYPES | {"temperature": 0.0, "max_completion_tokens": 5, "stream": False}) == []
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (["Host: evil.example"], 400),
+        (["Host: localhost.evil.example"], 400),
+        (["Content-Type: text/plain"], 415),
+        (["Host: [::1]:8000"], 200),
+        (["Host: 127.0.0.1:8000"], 200),
+    ],
+)
+def test_a_page_of_another_site_cannot_ask(running: Running, headers: list[str], status: int) -> None:
+    assert running.post(json.dumps(SOUND).encode(), *headers)[0] == status
 
 
-def test_an_unexported_clone_is_told_what_to_run(here: Path) -> None:
-    from click.testing import CliRunner
+@pytest.mark.parametrize("path", ["/load_model", "/reset", "/v1/completions", "/v1/responses", "/docs", "/"])
+def test_there_are_no_other_routes(running: Running, path: str) -> None:
+    assert running.post(b"{}", path=path)[0] == 404
 
-    result = CliRunner().invoke(serve.main, [])
-    assert result.exit_code == 1
-    assert "dvc repro export" in result.output
+
+def test_a_key_is_asked_for(engine: serve.Engine) -> None:
+    with serving(engine, key="secret") as locked:
+        assert len(list(locked.client("secret").models.list())) == 1
+        assert locked.client("secret").chat.completions.create(model="models/merged", messages=MESSAGES)
+        for call in (
+            lambda client: client.models.list(),
+            lambda client: client.chat.completions.create(model="models/merged", messages=MESSAGES),
+        ):
+            with pytest.raises(openai.AuthenticationError, match="missing or wrong"):
+                call(locked.client("secrets"))
+
+
+# --- turns ---
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The model's place is taken by one that writes a token whenever the gate is open, and says whom it answers."""
+    state: dict[str, Any] = {"open": threading.Event(), "started": [], "ended": []}
+
+    def greedy(model: Any, tokenizer: Any, prompts: Any, room: int, size: int, mask: Any) -> Iterator[Any]:
+        import torch
+
+        state["started"].append(room)
+        process = mask(1)
+        try:
+            while not state["open"].is_set():
+                process(torch.tensor([prompts[0]]), None)
+                time.sleep(0.01)
+        finally:
+            state["ended"].append(room)
+        yield 0, generate.Answer("{}", 1, 1, False)
+
+    monkeypatch.setattr(generate, "greedy", greedy)
+    return state
+
+
+def ask(running: Running, number: int) -> socket.socket:
+    """Send a request that is known by the length of its answer, and wait until it is in the queue."""
+    before = running.engine.accepted
+    link = running.send(request(json.dumps(SOUND | {"max_tokens": number}).encode()))
+    wait(lambda: running.engine.accepted > before)
+    return link
+
+
+def test_requests_are_answered_in_the_order_of_arrival(running: Running, gate: dict[str, Any]) -> None:
+    links = [ask(running, number) for number in (5, 3, 8, 1)]
+    gate["open"].set()
+    for link in links:
+        assert link.recv(20).startswith(b"HTTP/1.1 200")
+        link.close()
+    assert gate["started"] == [5, 3, 8, 1]
+
+
+def test_a_client_that_leaves_frees_the_model_and_its_place(running: Running, gate: dict[str, Any]) -> None:
+    answered, waiting, last = (ask(running, number) for number in (1, 2, 3))
+    waiting.close()
+    wait(lambda: running.engine.accepted == 2)
+    answered.close()
+    wait(lambda: gate["started"] == [1, 3])
+    assert gate["ended"] == [1]
+    gate["open"].set()
+    assert last.recv(20).startswith(b"HTTP/1.1 200")
+    last.close()
+
+
+def test_a_client_that_leaves_a_stream_frees_the_model(running: Running, gate: dict[str, Any]) -> None:
+    link = running.send(request(json.dumps(SOUND | {"stream": True}).encode()))
+    assert link.recv(20).startswith(b"HTTP/1.1 200")
+    link.close()
+    wait(lambda: len(gate["ended"]) == 1 and running.engine.accepted == 0)
+
+
+def test_a_full_queue_is_refused_and_a_slow_answer_given_up(engine: serve.Engine, gate: dict[str, Any]) -> None:
+    with serving(replace(engine, queue=1, seconds=1.0)) as small:
+        link = ask(small, 1)
+        status, answer = small.post(json.dumps(SOUND).encode())
+        assert (status, answer["error"]["type"]) == (503, "server_error")
+        assert link.recv(20).startswith(b"HTTP/1.1 504")
+        link.close()
+        wait(lambda: gate["ended"] == [1])
+
+
+def test_a_failing_model_is_an_error_and_no_end(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "greedy", lambda *_: iter(()))
+    assert running.post(json.dumps(SOUND).encode())[0] == 500
+    monkeypatch.undo()
+    assert running.post(json.dumps(SOUND).encode())[0] == 200
+
+
+# --- hostile clients ---
+
+
+def test_a_large_body_is_refused_before_it_is_read(running: Running) -> None:
+    announced = request(b"", length=10**9)
+    chunked = request(b"", "Transfer-Encoding: chunked", "Content-Length: ") + b"20000\r\n" + b"x" * 0x20000 + b"\r\n"
+    for raw in (announced, chunked):
+        with running.send(raw) as link:
+            assert link.recv(20).startswith(b"HTTP/1.1 413")
+
+
+def test_clients_that_stall_are_cut_off_and_hold_up_nobody(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "READ_SECONDS", 1.0)
+    silent, header, body = (running.send(raw) for raw in (b"", b"POST /v1/chat", request(b"{", length=100)))
+    assert running.post(json.dumps(SOUND).encode())[0] == 200
+    assert (silent.recv(20), header.recv(20)) == (b"", b"")
+    assert body.recv(20).startswith(b"HTTP/1.1 408")
+    for link in (silent, header, body):
+        link.close()
+
+
+# --- the command ---
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "reason"),
+    [
+        ([], 1, "run `make repro`"),
+        (["--port", "99999999"], 2, "99999999 is not in the range"),
+        (["--api-key-file", "nowhere"], 2, "nowhere"),
+        (["--api-key-file", "empty"], 1, "the API key is empty"),
+    ],
+)
+def test_a_wrong_option_is_explained(here: Path, options: list[str], code: int, reason: str) -> None:
+    (here / "empty").write_text("\n", encoding="utf-8")
+    ran = CliRunner().invoke(serve.main, options)
+    assert ran.exit_code == code
+    assert reason in ran.output
+
+
+def test_it_listens_on_this_machine_with_the_limits_of_params(
+    here: Path, merged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: dict[str, Any] = {}
+    monkeypatch.setattr("uvicorn.Server.run", lambda server: started.update(config=server.config))
+    monkeypatch.setenv("LOCKSTEP_API_KEY", "secret")
+    engines: list[serve.Engine] = []
+    monkeypatch.setattr(serve, "app", lambda engine, key, hosts: engines.append(engine) or (key, hosts))
+    ran = CliRunner().invoke(serve.main, ["--model", str(merged), "--allow-host", "tasks.example"])
+    assert ran.exit_code == 0, ran.output
+    assert (started["config"].host, started["config"].port) == ("127.0.0.1", 8000)
+    assert started["config"].app == ("secret", ("tasks.example",))
+    assert (engines[0].max_prompt, engines[0].max_answer, engines[0].grammar) == (256, 64, None)

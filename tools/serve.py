@@ -1,19 +1,42 @@
-"""Serve the exported model over HTTP, OpenAI-compatible: `transformers serve`, held to what the model was trained for.
+"""Serve the tuned model over HTTP, with the part of OpenAI's API that it was trained for.
 
-Added to the engine: control tokens inside a message stay text, as in training; an answer stops where prediction stops;
-and a request that the engine would stumble over, or whose wishes it would ignore, is refused with the reason.
+Routes: POST /v1/chat/completions, GET /v1/models, GET /health. Answers are greedy, and requests are answered one at a
+time, first come, first served. A request that is too long, has an option that would be ignored, or comes when the queue
+is full is refused with the reason. A client that leaves frees the model at the next token. LOCKSTEP_API_KEY, or a file,
+can hold a key that requests must bring.
 """
 
+import asyncio
+import hmac
+import json
+import os
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Required
+from typing import IO, Annotated, Any, Literal, Required
 
 import click
 from annotated_types import Gt, MinLen
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
-from stages.shared import cli, model, params
+from stages.shared import chat, cli, generate, grammar, loading, params, strict_json
+from stages.shared.generate import Answer
 
-CHAT_TEMPLATE_KWARGS = '{"sanitize_control_tokens": true}'
+MAX_BODY = 64 * 1024
+READ_SECONDS = 10.0  # that a client may take to send a request
+POLL_SECONDS = 0.2  # between looks at whether a client still waits
+HOSTS = ("localhost", "127.0.0.1", "[::1]")  # other names could be a web page's (DNS rebinding)
 
 
 class Message(TypedDict):
@@ -21,7 +44,7 @@ class Message(TypedDict):
     content: str
 
 
-class Request(TypedDict, total=False):
+class Body(TypedDict, total=False):
     """What a request may hold. Answers are greedy: the one temperature is 0."""
 
     model: str
@@ -32,67 +55,279 @@ class Request(TypedDict, total=False):
     stream: bool
 
 
-def problems(body: Any) -> list[str]:
-    """Why a request can't be answered, a line for each reason; empty when it can."""
+def parse(raw: bytes) -> Body:
+    """Raises ValueError naming every field that is wrong."""
     from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
-    strict = with_config(ConfigDict(strict=True, extra="forbid"))
+    value = strict_json.parse(raw.decode("utf-8"))
     try:
-        TypeAdapter(strict(Request)).validate_python(body)
+        body: Body = TypeAdapter(with_config(ConfigDict(strict=True, extra="forbid"))(Body)).validate_python(value)
     except ValidationError as error:
-        return [f"{'.'.join(map(str, e['loc'])) or 'request'}: {e['msg']}" for e in error.errors()]
-    return []
+        reasons = [f"{'.'.join(map(str, e['loc'])) or 'request'}: {e['msg']}" for e in error.errors()]
+        raise ValueError("; ".join(reasons)) from error
+    if body["messages"][-1]["role"] != "user" or not body["messages"][-1]["content"].strip():
+        raise ValueError("messages: the last one must be the user's, and not empty")
+    return body
 
 
-def checked(handler: type, max_new_tokens: int) -> type:
-    """The engine's chat handler, with requests checked first and the length of an answer limited.
+class Left(Exception):  # noqa: N818
+    """Nobody waits for this answer any more."""
 
-    Refusals have the form that OpenAI's clients read; the engine's own (another model) get it too.
-    """
-    from fastapi import HTTPException
-    from fastapi.responses import JSONResponse
 
-    def refusal(status: int, reason: str) -> Any:
-        return JSONResponse({"error": {"message": reason, "type": "invalid_request_error"}}, status_code=status)
+@dataclass
+class Engine:
+    """A model, the one thread that runs it, and its limits: `queue` requests at a time, `seconds` for each."""
 
-    class Checked(handler):  # type: ignore[misc]
-        async def handle_request(self, body: dict[str, Any], request_id: str) -> Any:
-            if found := problems(body):
-                return refusal(400, "; ".join(found))
-            try:
-                return await super().handle_request({"max_tokens": max_new_tokens, **body}, request_id)
-            except HTTPException as error:
-                return refusal(error.status_code, error.detail)
+    name: str
+    model: Any
+    tokenizer: Any
+    grammar: grammar.Grammar | None
+    max_prompt: int
+    max_answer: int
+    queue: int = 32
+    seconds: float = 30.0
+    accepted: int = 0
 
-    return Checked
+    def __post_init__(self) -> None:
+        self.worker = ThreadPoolExecutor(1)  # whose queue is first in, first out
+
+    async def answer(self, body: Body, gone: Callable[[], Awaitable[bool]]) -> AsyncIterator[str | Answer]:
+        """The text so far after each token, at last the whole answer. `gone`: whether the client has left."""
+        prompt = self.prompt(body)
+        room = min(self.max_answer, *(body.get(n, self.max_answer) for n in ("max_tokens", "max_completion_tokens")))
+        if self.accepted >= self.queue:
+            raise HTTPException(503, f"{self.queue} requests are waiting; try again later", {"Retry-After": "1"})
+        loop, items, left = asyncio.get_running_loop(), asyncio.Queue[Any](), threading.Event()
+        deadline = loop.time() + self.seconds
+
+        def tell(text: str) -> None:
+            loop.call_soon_threadsafe(items.put_nowait, text)
+
+        work = loop.run_in_executor(self.worker, self.write, prompt, room, tell, left)
+        work.add_done_callback(items.put_nowait)
+        self.accepted += 1
+        try:
+            while True:
+                item = await within(POLL_SECONDS, items.get())
+                if await gone():
+                    raise HTTPException(499, "the client has left")  # read by nobody
+                if item is work:
+                    yield work.result()
+                    return
+                if loop.time() > deadline:
+                    raise HTTPException(504, f"no answer within {self.seconds:g} seconds")
+                if item is not None:
+                    yield item
+        finally:
+            left.set()
+            work.cancel()
+            self.accepted -= 1
+
+    def prompt(self, body: Body) -> list[int]:
+        """Token ids. Raises HTTPException for another model, turns that the template refuses, and too many tokens."""
+        from jinja2 import TemplateError
+
+        if body.get("model", self.name) != self.name:
+            raise HTTPException(404, f"model: {body['model']!r} is not served here, {self.name!r} is")
+        try:
+            ids = chat.prompt_ids(self.tokenizer, [dict(message) for message in body["messages"]])
+        except TemplateError as error:
+            raise HTTPException(400, f"messages: {error}") from error
+        if len(ids) > self.max_prompt:
+            raise HTTPException(400, f"messages: {len(ids)} tokens, more than chat.max_length = {self.max_prompt}")
+        return ids
+
+    def write(self, prompt: list[int], room: int, tell: Callable[[str], None], left: threading.Event) -> Answer:
+        """The answer, in the worker; `tell` gets the text so far. Raises Left at the next token once `left` is set."""
+
+        inner = self.grammar.masks([0]) if self.grammar else None
+        watch = Watch(self.tokenizer, inner, tell, left)
+        ((_, answer),) = generate.greedy(self.model, self.tokenizer, [prompt], room, 1, lambda _: watch)
+        return answer
+
+
+class Watch:
+    """A mask (generate.Mask) that tells the text so far at each token, and raises Left once `left` is set."""
+
+    def __init__(
+        self, tokenizer: Any, inner: generate.Mask | None, tell: Callable[[str], None], left: threading.Event
+    ) -> None:
+        self.tokenizer, self.inner, self.tell, self.left = tokenizer, inner, tell, left
+        self.written: list[int] = []
+
+    def __call__(self, last: list[int] | None, scores: Any) -> Any:
+        if self.left.is_set():
+            raise Left
+        self.written += last or []
+        self.tell(self.tokenizer.decode(self.written, clean_up_tokenization_spaces=False))
+        return self.inner(last, scores) if self.inner else scores
+
+    def keep(self, rows: list[int]) -> None:
+        """There is one row, and it stays."""
+
+
+async def within(seconds: float, work: Awaitable[Any]) -> Any:
+    """The result, or None when it takes longer."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await work
+    except TimeoutError:
+        return None
+
+
+def completion(model: str, kind: str) -> dict[str, Any]:
+    """OpenAI's object of an answer, or of a part of it, without the answer."""
+    return {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": model}
+
+
+def finish(answer: Answer) -> str:
+    return "length" if answer.truncated else "stop"
+
+
+def whole(model: str, answer: Answer) -> dict[str, Any]:
+    message, total = {"role": "assistant", "content": answer.text}, answer.prompt_tokens + answer.answer_tokens
+    usage = {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.answer_tokens, "total_tokens": total}
+    choice = {"index": 0, "message": message, "finish_reason": finish(answer)}
+    return completion(model, "chat.completion") | {"choices": [choice], "usage": usage}
+
+
+async def events(model: str, first: str | Answer, texts: AsyncIterator[str | Answer]) -> AsyncIterator[str]:
+    """Server-sent events: what each token adds to the text, held back while a character is not complete."""
+    chunk, sent, item = completion(model, "chat.completion.chunk"), "", first
+    try:
+        while not isinstance(item, Answer):
+            if not item.endswith("\ufffd"):
+                yield event(chunk, {"role": "assistant", "content": item[len(sent) :]})
+                sent = item
+            item = await anext(texts)
+        yield event(chunk, {"role": "assistant", "content": item.text[len(sent) :]}, finish(item)) + "data: [DONE]\n\n"
+    except HTTPException as error:
+        yield f"data: {json.dumps(failure(error.status_code, error.detail))}\n\n"
+
+
+def event(chunk: dict[str, Any], delta: dict[str, str], finish_reason: str | None = None) -> str:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+    return f"data: {json.dumps(chunk | {'choices': [choice]})}\n\n"
+
+
+def failure(status: int, message: str) -> dict[str, Any]:
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return {"error": {"message": message, "type": kind, "param": None, "code": status}}
+
+
+async def refuse(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        return JSONResponse(failure(error.status_code, error.detail), error.status_code, error.headers)
+    return JSONResponse(failure(500, "the server failed; its log says why"), 500)
+
+
+def app(engine: Engine, key: str | None = None, hosts: tuple[str, ...] = ()) -> Starlette:
+    """The routes. `key`: what requests must bring; `hosts`: names of the server beside those of this machine."""
+
+    def check_key(request: Request) -> None:
+        given = request.headers.get("authorization", "")
+        if key is not None and not hmac.compare_digest(given.encode(), f"Bearer {key}".encode()):
+            raise HTTPException(401, "the API key is missing or wrong", {"WWW-Authenticate": "Bearer"})
+
+    async def health(request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def models(request: Request) -> Response:
+        check_key(request)
+        card = {"id": engine.name, "object": "model", "created": 0, "owned_by": "lockstep"}
+        return JSONResponse({"object": "list", "data": [card]})
+
+    async def complete(request: Request) -> Response:
+        check_key(request)
+        body = await read(request)
+        texts = engine.answer(body, request.is_disconnected)
+        if body.get("stream"):
+            first = await anext(texts)  # before that a refusal still has its status
+            return StreamingResponse(events(engine.name, first, texts), media_type="text/event-stream")
+        *_, answer = [text async for text in texts]
+        return JSONResponse(whole(engine.name, answer))
+
+    return Starlette(
+        routes=[
+            Route("/health", health),
+            Route("/v1/models", models),
+            Route("/v1/chat/completions", complete, methods=["POST"]),
+        ],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[*HOSTS, *hosts], www_redirect=False)],
+        exception_handlers={HTTPException: refuse, Exception: refuse},
+        max_body_size=MAX_BODY,
+    )
+
+
+async def read(request: Request) -> Body:
+    """Raises HTTPException for a body that is slow, of another type, or wrong."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise HTTPException(415, "the content type must be application/json")  # a page of another site can't send it
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            raw = await request.body()
+    except (TimeoutError, ClientDisconnect):
+        raise HTTPException(408, f"the body has to arrive within {READ_SECONDS:g} seconds") from None
+    try:
+        return parse(raw)
+    except ValueError as error:
+        raise HTTPException(400, str(error)) from error
+
+
+def config(served: Starlette, host: str, port: int) -> Any:
+    """uvicorn's settings. A connection that brings no request within READ_SECONDS is closed."""
+    from uvicorn import Config
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Impatient(H11Protocol):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.loop.call_later(READ_SECONDS, self.give_up)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self.loop.call_later(READ_SECONDS, self.give_up)
+
+        def give_up(self) -> None:
+            if self.cycle is None or self.cycle.response_complete:
+                self.transport.close()
+
+    quiet = {"log_level": "error", "server_header": False}
+    return Config(served, host=host, port=port, http=Impatient, ws="none", lifespan="off", **quiet)
+
+
+def load(folder: Path, schema: Path | None) -> Engine:
+    """The model with the limits of params.yaml, held to `schema` where given."""
+    if not (folder / "config.json").is_file():
+        raise cli.InputError(f"{folder} is not a model; run `make repro`, which makes models/merged")
+    longest, most = params.load("chat", chat.Params).max_length, params.load("predict", generate.Params).max_new_tokens
+    device = loading.device(params.load("compute", loading.Params).device)[1]
+    tokenizer = loading.load_tokenizer(folder)
+    rules = grammar.load(schema, tokenizer) if schema else None
+    return Engine(
+        str(folder), loading.load_model(folder, device.generate_dtype, device.name), tokenizer, rules, longest, most
+    )
 
 
 @click.command(help=__doc__)
-@click.option("--model", "folder", default="models/merged", show_default=True, help="folder of the export stage")
-@click.option(
-    "--host", default="127.0.0.1", show_default=True, help="0.0.0.0: for other machines too; there is no login"
-)
-@click.option("--port", default=8000, show_default=True)
-def main(folder: str, host: str, port: int) -> None:
-    if not (Path(folder) / "config.json").is_file():
-        raise cli.InputError(f"{folder} is not an exported model; run `dvc repro export`")
-    predict = params.load("predict", params.Predict)
-    device = model.device(predict.device)[1]
-    from transformers.cli.serve import Serve
-    from transformers.cli.serving import chat_completion
+@cli.path_option("--model", "tuned model", required=False, default=Path("models/merged"), show_default=True)
+@cli.path_option("--schema", "contract", required=False, default=Path("data/schema.json"), show_default=True)
+@click.option("--constrained", is_flag=True, help="hold answers to the contract while they are written")
+@click.option("--host", default="127.0.0.1", show_default=True, help="address to listen on; 0.0.0.0: every address")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
+@click.option("--allow-host", "hosts", multiple=True, help="further name by which clients call this server")
+@click.option("--api-key-file", "key_file", type=click.File(), help="file with the key that requests must bring")
+def main(
+    model: Path, schema: Path, constrained: bool, host: str, port: int, hosts: tuple[str, ...], key_file: IO[str] | None
+) -> None:
+    from uvicorn import Server
 
-    # `Serve` builds the handler itself and takes no other, so it finds this one under the name.
-    handler = checked(chat_completion.ChatCompletionHandler, predict.max_new_tokens)
-    chat_completion.ChatCompletionHandler = handler
-    click.echo(f"serve: {folder} at http://{host}:{port}/v1", err=True)
-    Serve(
-        folder,
-        host=host,
-        port=port,
-        device=device.name,
-        dtype=device.generate_dtype,
-        chat_template_kwargs=CHAT_TEMPLATE_KWARGS,
-    )
+    key = key_file.read().strip() if key_file else os.environ.get("LOCKSTEP_API_KEY")
+    if key == "":
+        raise cli.InputError("the API key is empty")
+    served = app(load(model, schema if constrained else None), key, hosts)
+    click.echo(f"serve: {model} at http://{host}:{port}/v1{'' if key else ', without a key'}", err=True)
+    Server(config(served, host, port)).run()
 
 
 if __name__ == "__main__":

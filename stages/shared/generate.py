@@ -1,11 +1,13 @@
 """Greedy generation in batches, the part of the prompt that all rows share computed once."""
 
-import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+from stages.shared import prefix_cache
 from stages.shared.params import Count
+
+DROP = 0.75  # rows that have stopped leave the batch when no more than this share goes on: leaving copies the others
 
 
 @dataclass(frozen=True)
@@ -26,33 +28,47 @@ class Answer:
     truncated: bool
 
 
+class Masks(Protocol):
+    """Makes the mask of a batch, given the numbers of its prompts: what keeps answers to a grammar."""
+
+    def __call__(self, prompts: list[int]) -> "Mask": ...
+
+
+class Mask(Protocol):
+    """Masks the scores (rows, vocabulary) of the next token; `last` has the token before it, None at the start."""
+
+    def __call__(self, last: list[int] | None, scores: Any) -> Any: ...
+
+    def keep(self, rows: list[int]) -> None:
+        """Forget all other rows."""
+
+
 def greedy(
     model: Any,
     tokenizer: Any,
     prompts: list[list[int]],
     max_new_tokens: int,
     batch_size: int,
-    mask: Callable[[int], Any] | None = None,
+    masks: Masks | None = None,
 ) -> Iterator[tuple[int, Answer]]:
     """Yield (index into `prompts`, answer), batch by batch, rows of similar length together.
 
-    `prompts` are token ids. Rows are padded between the shared start and their own part, so that the keys and values
-    of the start are the same for all and are computed once. `mask` makes the logits processor for a batch of so many
-    rows; without it nothing stands between the model and its words.
+    `prompts` are token ids. What all of them begin with is computed once. Without `masks` nothing stands between the
+    model and its words.
     """
     import torch
 
-    shared = _shared_length(prompts)
+    start = _shared_length(prompts)
     stops = stop_ids(model, tokenizer)
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), prompts[index]))
-    with torch.inference_mode():
-        start = _prefill(model, prompts[0][:shared]) if shared else None
+    with torch.inference_mode(), prefix_cache.attention(model):
+        shared = _prefill(model, prompts[0][:start]) if start else []
         for first in range(0, len(order), batch_size):
             batch = order[first : first + batch_size]
-            rows = [prompts[index] for index in batch]
-            masks = [mask(len(rows))] if mask else None
-            answers = _batch(model, tokenizer, rows, shared, start, stops, max_new_tokens, masks)
-            yield from zip(batch, answers, strict=True)
+            own = [prompts[index][start:] for index in batch]
+            written = _batch(model, own, start, shared, stops, max_new_tokens, masks(batch) if masks else None)
+            for index, tokens in zip(batch, written, strict=True):
+                yield index, _answer(tokenizer, prompts[index], tokens, stops)
 
 
 def answers(
@@ -60,14 +76,14 @@ def answers(
     tokenizer: Any,
     settings: Params,
     prompts: list[list[int]],
-    mask: Callable[[int], Any] | None = None,
+    masks: Masks | None = None,
 ) -> list[Answer]:
     """One answer per prompt, in the order of the prompts, with progress."""
     from tqdm import tqdm
 
     found: dict[int, Answer] = {}
     with tqdm(total=len(prompts), desc="predict", unit=" answers") as bar:
-        for index, answer in greedy(model, tokenizer, prompts, settings.max_new_tokens, settings.batch_size, mask):
+        for index, answer in greedy(model, tokenizer, prompts, settings.max_new_tokens, settings.batch_size, masks):
             found[index] = answer
             bar.update()
     return [found[index] for index in range(len(prompts))]
@@ -89,44 +105,55 @@ def _shared_length(prompts: list[list[int]]) -> int:
     return next((number for number in range(longest) if first[number] != last[number]), longest)
 
 
-def _prefill(model: Any, ids: list[int]) -> Any:
+def _prefill(model: Any, ids: list[int]) -> list[tuple[Any, Any]]:
+    """Keys and values of the tokens that all prompts begin with."""
     import torch
 
-    return model(torch.tensor([ids], device=model.device), use_cache=True, logits_to_keep=1).past_key_values
+    cache = prefix_cache.Cache([], torch.ones(1, len(ids), dtype=torch.bool, device=model.device))
+    tokens = torch.tensor([ids], device=model.device)
+    prefix_cache.forward(model, tokens, cache, torch.arange(len(ids), device=model.device)[None])
+    return cache.as_shared()
 
 
 def _batch(
     model: Any,
-    tokenizer: Any,
-    rows: list[list[int]],
-    shared: int,
-    start: Any,
+    own: list[list[int]],
+    start: int,
+    shared: list[tuple[Any, Any]],
     stops: list[int],
     max_new_tokens: int,
-    masks: list[Any] | None,
-) -> list[Answer]:
-    """Generate for rows that all begin with the same `shared` tokens, whose keys and values are `start`."""
+    mask: Mask | None,
+) -> list[list[int]]:
+    """The tokens written for each row, the stop included; `own` are the tokens after the `start` shared ones."""
     import torch
 
-    width = max(map(len, rows))
-    pads = [width - len(row) for row in rows]
-    ids = torch.tensor([row[:shared] + [stops[0]] * pad + row[shared:] for row, pad in zip(rows, pads, strict=True)])
-    mask = torch.ones_like(ids)
-    for number, pad in enumerate(pads):
-        mask[number, shared : shared + pad] = 0
-    cache = None
-    if start is not None:
-        cache = copy.deepcopy(start)
-        cache.batch_repeat_interleave(len(rows))
-    # No generation_config from the base model: its sampling settings must not leak in.
-    out = model.generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        past_key_values=cache,
-        generation_config=config(stops, max_new_tokens),
-        logits_processor=masks,
-    )
-    return [_answer(tokenizer, row, new, stops) for row, new in zip(rows, out[:, width:].tolist(), strict=True)]
+    width = max(map(len, own))
+    padded = [[stops[0]] * (width - len(row)) + row for row in own]
+    pads = torch.tensor([width - len(row) for row in own], device=model.device)[:, None]
+    columns = torch.arange(width + max_new_tokens, device=model.device)
+    cache = prefix_cache.Cache(shared, columns[None] >= pads)
+    positions = start + (columns[None, :width] - pads).clamp(min=0)
+    scores = prefix_cache.forward(model, torch.tensor(padded, device=model.device), cache, positions)
+    written: list[list[int]] = [[] for _ in own]
+    rows, position = list(range(len(own))), positions[:, -1:]
+    for step in range(max_new_tokens):
+        if mask:
+            scores = mask([written[row][-1] for row in rows] if step else None, scores)
+        tokens = scores.argmax(-1)
+        for row, token in zip(rows, tokens.tolist(), strict=True):
+            if not written[row] or written[row][-1] not in stops:
+                written[row].append(token)
+        going = [number for number, row in enumerate(rows) if written[row][-1] not in stops]
+        if not going or step + 1 == max_new_tokens:
+            break
+        if len(going) <= DROP * len(rows):
+            rows, tokens, position = [rows[number] for number in going], tokens[going], position[going]
+            cache.keep(going)
+            if mask:
+                mask.keep(going)
+        position = position + 1
+        scores = prefix_cache.forward(model, tokens[:, None], cache, position)
+    return written
 
 
 def config(stops: list[int], max_new_tokens: int) -> Any:

@@ -23,13 +23,23 @@ LOOSER: dict[str, Any] = {"coerce_one_of": True, "lenient": True}
 class Grammar:
     """A schema in the tokens of one tokenizer. `left_out`: what of the schema it does not hold answers to."""
 
+    schema: dict[str, Any]
+    options: dict[str, Any]
+    engine: Any  # the tokenizer, as llguidance knows it
     start: Any  # llguidance's matcher, before the first token
-    vocabulary: int
     left_out: tuple[str, ...]
 
-    def mask(self, rows: int) -> "Mask":
-        """A mask for a batch of so many answers, none begun."""
-        return Mask(self, rows)
+    def masks(self, prompts: list[int]) -> "Mask":
+        """The mask of a batch, as generate.Masks; every prompt has the same grammar."""
+        return Mask([self.start.deep_copy() for _ in prompts], self.engine.vocab_size)
+
+    def compiled(self, schema: dict[str, Any]) -> Any:
+        """A matcher for another schema, with the same options and tokenizer; None where the engine refuses it."""
+        from llguidance import LLMatcher
+
+        text = LLMatcher.grammar_from_json_schema(schema | {"x-guidance": self.options})
+        failed, _ = LLMatcher.validate_grammar_with_warnings(text, self.engine)
+        return None if failed else LLMatcher(self.engine, text, log_level=0)
 
     def spells(self, ids: list[int]) -> bool:
         """Whether an answer, its EOS included, can be written."""
@@ -37,31 +47,31 @@ class Grammar:
 
 
 class Mask:
-    """A logits processor of transformers: impossible tokens get -inf; only EOS is left where an answer is complete."""
+    """Impossible tokens get -inf; only EOS is left where an answer is complete (generate.Mask)."""
 
-    def __init__(self, grammar: Grammar, rows: int) -> None:
-        from llguidance.numpy import allocate_token_bitmask
+    def __init__(self, matchers: list[Any], vocabulary: int) -> None:
+        self.matchers, self.vocabulary = matchers, vocabulary
 
-        self.matchers = [grammar.start.deep_copy() for _ in range(rows)]
-        self.bits = allocate_token_bitmask(rows, grammar.vocabulary)
-        self.begun = False
-
-    def __call__(self, ids: Any, scores: Any) -> Any:
-        """Mask the `scores` of the next token (rows, vocabulary) after `ids` (rows, length). Raises InputError."""
+    def __call__(self, last: list[int] | None, scores: Any) -> Any:
+        """Mask the `scores` of the next token (rows, vocabulary). Raises InputError where the engine gives up."""
         import numpy as np
         import torch
-        from llguidance.numpy import fill_next_token_bitmask
+        from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
-        for number, (matcher, token) in enumerate(zip(self.matchers, ids[:, -1].tolist(), strict=True)):
-            if self.begun and not matcher.is_stopped():
-                matcher.consume_token(token)
+        bits = allocate_token_bitmask(len(self.matchers), self.vocabulary)
+        for number, matcher in enumerate(self.matchers):
+            if last is not None and not matcher.is_stopped():
+                matcher.consume_token(last[number])
             if matcher.is_error():
                 raise InputError(f"the grammar engine gave up: {matcher.get_error()}; see constrained in params.yaml")
-            fill_next_token_bitmask(matcher, self.bits, number)
-        self.begun = True
+            fill_next_token_bitmask(matcher, bits, number)
         # A model may have more outputs than its tokenizer has tokens; unpackbits fills up with zeros.
-        allowed = np.unpackbits(self.bits.view(np.uint8), axis=1, count=scores.shape[1], bitorder="little")
+        allowed = np.unpackbits(bits.view(np.uint8), axis=1, count=scores.shape[1], bitorder="little")
         return scores.masked_fill(torch.from_numpy(allowed == 0).to(scores.device), float("-inf"))
+
+    def keep(self, rows: list[int]) -> None:
+        """Forget all other rows."""
+        self.matchers = [self.matchers[row] for row in rows]
 
 
 def load(schema: Path, tokenizer: Any) -> Grammar:
@@ -78,6 +88,6 @@ def load(schema: Path, tokenizer: Any) -> Grammar:
         text = LLMatcher.grammar_from_json_schema(rules | {"x-guidance": options})
         failed, messages = LLMatcher.validate_grammar_with_warnings(text, engine)
         if not failed:
-            return Grammar(LLMatcher(engine, text, log_level=0), engine.vocab_size, tuple(messages))
+            return Grammar(rules, options, engine, LLMatcher(engine, text, log_level=0), tuple(messages))
     reason = " ".join(messages[0].split())
     raise InputError(f"{schema}: no grammar can be made of it: {reason}; constrained.enabled: false does without")

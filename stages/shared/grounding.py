@@ -1,0 +1,112 @@
+"""Fields that can only hold the user's words: the contract, narrowed for one conversation.
+
+A field that copies from the request (`copied_fields` in data/rules.yaml: a title) gets a pattern of the user's own
+words in their own order, the first letter in upper case, a clock time last; or what an earlier answer called it. The
+grammar then has no way to write a word that nobody said.
+"""
+
+import copy
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from stages.shared import grammar, strict_json
+from stages.shared.chat import Turn
+from stages.shared.contract import followed
+
+WORD = re.compile(r"([\W_]*)(.*?)([\W_]*)", re.DOTALL)  # what stands before a word, the word, what stands after it
+CLOCK = re.compile(r"\d|^(noon|midnight|o.?clock)$", re.IGNORECASE)
+CLOCK_WORDS = 4  # of the longest clock time: "at half past six"
+
+
+class Masks:
+    """The masks of conversations, as generate.Masks: each has the contract narrowed to its own words.
+
+    Where the user said no word, or the engine can't compile so many, the contract alone holds.
+    """
+
+    def __init__(self, rules: grammar.Grammar, conversations: list[list[Turn]], fields: tuple[str, ...]) -> None:
+        self.rules, self.conversations, self.fields = rules, conversations, fields
+
+    def __call__(self, prompts: list[int]) -> grammar.Mask:
+        return grammar.Mask([self._matcher(number) for number in prompts], self.rules.engine.vocab_size)
+
+    def _matcher(self, number: int) -> Any:
+        turns = self.conversations[number]
+        said = any(words(turn["content"]) for turn in turns if turn["role"] == "user")
+        narrow = self.rules.compiled(narrowed(self.rules.schema, turns, self.fields)) if said else None
+        return narrow or self.rules.start.deep_copy()
+
+
+def words(text: str) -> list[str]:
+    """The words of a text as regular expressions; inside a text, punctuation after a word may stay with it."""
+    split = [match for part in text.split() if (match := WORD.fullmatch(part)) and match[2]]
+    tails = [match[3][:1] for match in split[:-1]] + [""] * bool(split)
+    return [_escaped(m[2]) + (f"{_escaped(tail)}?" if tail else "") for m, tail in zip(split, tails, strict=True)]
+
+
+def pattern(turns: list[Turn], fields: tuple[str, ...]) -> str:
+    """A regular expression for what a copied field may hold after these turns."""
+    requests = [words(turn["content"]) for turn in turns if turn["role"] == "user"]
+    in_order = [choice for request in requests for choice in _in_order(request)]
+    return f"^({'|'.join(dict.fromkeys([*in_order, *map(_escaped, _named_before(turns, fields))]))})$"
+
+
+def _in_order(request: list[str]) -> Iterator[str]:
+    """For each word a pattern that begins with it and goes on with any later words of the request."""
+    clock = _clock_times(request)
+    for number, word in enumerate(request):
+        later = "".join(f"( {other})?" for other in request[number + 1 :])
+        yield word[0].upper() + word[1:] + later + clock
+
+
+def _clock_times(request: list[str]) -> str:
+    """A clock time stands at the end of a title, wherever it was said."""
+    runs = [
+        request[first : first + length]
+        for first in range(len(request))
+        for length in range(1, CLOCK_WORDS + 1)
+        if any(CLOCK.search(word) for word in request[first : first + length])
+    ]
+    choices = dict.fromkeys(f" {run[0][0].lower()}{' '.join(run)[1:]}" for run in runs)
+    return f"({'|'.join(choices)})?" if choices else ""
+
+
+def _named_before(turns: list[Turn], fields: tuple[str, ...]) -> Iterator[str]:
+    """What earlier answers call the thing."""
+    for turn in turns:
+        if turn["role"] == "assistant":
+            answer = strict_json.parse(turn["content"])
+            yield from (
+                answer[name] for name in fields if isinstance(answer, dict) and isinstance(answer.get(name), str)
+            )
+
+
+def _escaped(word: str) -> str:
+    return re.sub(r"([^\w\s])", r"\\\1", word) if word.isascii() else re.escape(word)
+
+
+def narrowed(schema: dict[str, Any], turns: list[Turn], fields: tuple[str, ...]) -> dict[str, Any]:
+    """The schema with every property of these names held to the user's words; `null` stays possible where it was."""
+    held = {"type": "string", "pattern": pattern(turns, fields)}
+
+    def walk(part: Any) -> Any:
+        if isinstance(part, list):
+            return [walk(item) for item in part]
+        if not isinstance(part, dict):
+            return part
+        part = {key: walk(value) for key, value in part.items()}
+        properties = part.get("properties")
+        if isinstance(properties, dict):
+            part["properties"] = {
+                name: _held(schema, rule, held) if name in fields else rule for name, rule in properties.items()
+            }
+        return part
+
+    return dict(walk(copy.deepcopy(schema)))
+
+
+def _held(root: dict[str, Any], rule: Any, held: dict[str, Any]) -> dict[str, Any]:
+    choices = followed(root, rule).get("anyOf", [])
+    nullable = any(followed(root, choice).get("type") == "null" for choice in choices)
+    return {"anyOf": [held, {"type": "null"}]} if nullable else held

@@ -1,0 +1,241 @@
+"""The GGUF file is the merged model, in the eyes of transformers and of llama.cpp; what can't be written is refused."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from conftest import ROOT
+from taught import PREFIX
+
+from stages import gguf
+from stages.shared import chat, cli, hashes, loading
+
+SYSTEM = PREFIX[0]["content"]
+REQUEST: list[chat.Turn] = [{"role": "user", "content": "don't forget 12 tasks, Zoë — 3.5€"}]
+CONVERSATIONS: list[list[chat.Turn]] = [
+    REQUEST,
+    [{"role": "system", "content": "Today is Monday."}, {"role": "user", "content": "  drop\n\nit "}],
+    [{"role": role, "content": "buy milk"} for role in ("user", "assistant", "user")],
+]
+
+
+def run(folder: Path, merged: Path, scale: str) -> Path:
+    """Run the stage in `folder`; returns what it wrote."""
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    (folder / "params.yaml").write_text(re.sub(r"  type: \w+", f"  type: {scale}", text), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        ran = CliRunner().invoke(gguf.main, ["--merged", str(merged), "--out", "gguf"], catch_exceptions=False)
+    assert ran.exit_code == 0, ran.output
+    return folder / "gguf"
+
+
+@pytest.fixture(scope="module")
+def exact(merged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("exact"), merged, "F32")
+
+
+@pytest.fixture(scope="module")
+def small(merged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("small"), merged, "Q8_0")
+
+
+def load(folder: Path, gguf_file: str | None = None) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf_file, dtype=torch.float32).eval()
+
+
+def logits(model: Any, ids: list[int]) -> Any:
+    import torch
+
+    with torch.inference_mode():
+        return model(torch.tensor([ids])).logits[0]
+
+
+def test_the_file_loads_back_with_the_same_logits(exact: Path, merged: Path) -> None:
+    import torch
+
+    ids = chat.prompt_ids(loading.load_tokenizer(merged), REQUEST)
+    assert torch.allclose(logits(load(exact, "model.gguf"), ids), logits(load(merged), ids), atol=1e-5)
+
+
+def test_eight_bits_keep_the_logits_near(small: Path, merged: Path) -> None:
+    import torch
+
+    ids = chat.prompt_ids(loading.load_tokenizer(merged), REQUEST)
+    back, kept = logits(load(small, "model.gguf"), ids), logits(load(merged), ids)
+    assert not torch.equal(back, kept)
+    assert (back - kept).abs().max() < 0.1 * kept.std()
+
+
+def test_a_repeat_gives_the_same_bytes(small: Path, merged: Path, tmp_path: Path) -> None:
+    assert hashes.of_folder(run(tmp_path, merged, "Q8_0")) == hashes.of_folder(small)
+
+
+def test_the_pipeline_goes_on_without_a_gguf(merged: Path, tmp_path: Path) -> None:
+    assert list(run(tmp_path, merged, "none").iterdir()) == []
+
+
+def test_what_is_no_merged_model_is_one_line(here: Path) -> None:
+    ran = CliRunner().invoke(gguf.main, ["--merged", "nowhere", "--out", "gguf"])
+    assert (ran.exit_code, ran.stderr.count("\n")) == (1, 1)
+    assert "nowhere/made_from.json: No such file" in ran.stderr
+
+
+# --- llama.cpp itself ---
+
+
+def llama_cpp(file: Path) -> Any:
+    """llama.cpp's server, in this process."""
+    library = pytest.importorskip("xllamacpp")
+    settings = library.CommonParams()
+    settings.model.path = str(file)
+    settings.n_ctx, settings.n_parallel, settings.warmup = 512, 1, False
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
+    return library.Server(settings)
+
+
+def first_token(server: Any, request: dict[str, Any]) -> dict[int, float]:
+    """Log-probabilities of the likeliest first tokens."""
+    said = server.handle_completions({"max_tokens": 1, "temperature": 0, "logprobs": 20} | request)
+    return {entry["id"]: entry["logprob"] for entry in said["choices"][0]["logprobs"]["content"][0]["top_logprobs"]}
+
+
+def assert_llama_cpp_agrees(server: Any, model: Any, ids: list[int]) -> None:
+    known = logits(model, ids)[-1].log_softmax(-1)
+    found = first_token(server, {"prompt": ids})
+    assert len(found) > 5
+    assert all(abs(known[token].item() - value) < 0.02 for token, value in found.items())
+
+
+def test_llama_cpp_reads_the_weights(exact: Path, merged: Path) -> None:
+    ids = chat.prompt_ids(loading.load_tokenizer(merged), REQUEST)
+    assert_llama_cpp_agrees(llama_cpp(exact / "model.gguf"), load(merged), ids)
+
+
+def test_llama_cpp_makes_the_prompt_of_training(small: Path, merged: Path) -> None:
+    server, tokenizer = llama_cpp(small / "model.gguf"), loading.load_tokenizer(merged)
+    for turns in CONVERSATIONS:
+        said = server.handle_chat_completions({"messages": turns, "max_tokens": 1, "temperature": 0, "top_logprobs": 5,
+                                               "logprobs": True})  # fmt: skip
+        ids = chat.prompt_ids(tokenizer, turns)
+        assert said["usage"]["prompt_tokens"] == len(ids)
+        given = said["choices"][0]["logprobs"]["content"][0]
+        assert given["logprob"] == pytest.approx(first_token(server, {"prompt": ids})[given["id"]], abs=0.02)
+
+
+def other_model(kind: str, base: Path, folder: Path) -> Path:
+    """A random Qwen2, or a Llama with the rotary embedding of Llama 3.1, with the base's tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    shape = {"vocab_size": len(tokenizer) + 2, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": False}
+    slow = {
+        "rope_type": "llama3",
+        "rope_theta": 10000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    torch.manual_seed(2)
+    model: Any = (
+        Qwen2ForCausalLM(Qwen2Config(**shape, **heads))
+        if kind == "qwen2"
+        else LlamaForCausalLM(LlamaConfig(**shape, **heads, rope_parameters=slow))
+    )
+    for parameter in model.parameters():  # biases and norms too: fresh ones are all alike and would hide a mix-up
+        parameter.data = parameter.data + 0.05 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    gguf.write(folder, tokenizer, [tokenizer.eos_token_id], "F32", folder / "model.gguf", "0" * 64)
+    return folder
+
+
+def test_a_qwen2_model_loads_back_with_the_same_logits(base: Path, tmp_path: Path) -> None:
+    import torch
+
+    folder = other_model("qwen2", base, tmp_path)
+    ids = list(range(3, 60))
+    assert torch.allclose(logits(load(folder, "model.gguf"), ids), logits(load(folder), ids), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "llama3"])
+def test_llama_cpp_reads_other_architectures(kind: str, base: Path, tmp_path: Path) -> None:
+    folder = other_model(kind, base, tmp_path)
+    assert_llama_cpp_agrees(llama_cpp(folder / "model.gguf"), load(folder), list(range(3, 200)))
+
+
+# --- what the writer can't express is refused ---
+
+
+def test_an_unknown_architecture_is_refused() -> None:
+    from transformers import MistralConfig
+
+    with pytest.raises(cli.InputError, match=r"MistralForCausalLM is not one of .* set gguf.type to none"):
+        gguf.architecture(MistralConfig(architectures=["MistralForCausalLM"]))
+
+
+def test_an_unknown_rotary_embedding_is_refused() -> None:
+    from transformers import Qwen2Config
+
+    rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}
+    with pytest.raises(cli.InputError, match="type yarn"):
+        gguf.rope_factors(Qwen2Config(architectures=["Qwen2ForCausalLM"], rope_parameters=rope))
+
+
+def test_an_unknown_way_to_cut_text_is_refused() -> None:
+    with pytest.raises(cli.InputError, match="Whitespace"):
+        gguf.cut({"type": "Whitespace"})
+
+
+# --- Ollama ---
+
+
+def go(template: str, values: dict[str, str]) -> str:
+    """Render the little of Go's template language that a Modelfile here uses; Ollama stops at the response."""
+    template = template.split("{{ .Response }}")[0]
+    kept = re.sub(
+        r"\{\{ if \.(\w+) \}\}(.*?)\{\{ end \}\}", lambda m: m[2] if values.get(m[1]) else "", template, flags=re.DOTALL
+    )
+    return re.sub(r"\{\{ \.(\w+) \}\}", lambda m: values[m[1]], kept)
+
+
+def directives(small: Path) -> dict[str, str]:
+    text = (small / "Modelfile").read_text(encoding="utf-8")
+    return dict(re.findall(r'^(TEMPLATE|SYSTEM) """(.*?)"""$', text, flags=re.DOTALL | re.MULTILINE))
+
+
+def test_the_modelfile_renders_the_prompt_of_training(small: Path, tokenizer: Any) -> None:
+    found = directives(small)
+    rendered = go(found["TEMPLATE"], {"System": found["SYSTEM"], "Prompt": "buy milk"})
+    turns = chat.with_prefix(PREFIX, [{"role": "user", "content": "buy milk"}])
+    assert rendered == tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+
+
+def test_the_modelfile_renders_a_conversation(small: Path, tokenizer: Any) -> None:
+    found = directives(small)
+    before, after = found["TEMPLATE"].split("{{ .Response }}")
+    first = go(before, {"System": SYSTEM, "Prompt": "buy milk"}) + "done" + after
+    turns = [*PREFIX, {"role": "user", "content": "buy milk"}, {"role": "assistant", "content": "done"},
+             {"role": "user", "content": "drop it"}]  # fmt: skip
+    expected = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert first + go(found["TEMPLATE"], {"Prompt": "drop it"}) == expected
+
+
+def test_the_modelfile_names_weights_and_stop_tokens(small: Path) -> None:
+    lines = (small / "Modelfile").read_text(encoding="utf-8").split("\n")
+    assert lines[0] == "FROM ./model.gguf"
+    assert {"PARAMETER temperature 0", "PARAMETER repeat_penalty 1", 'PARAMETER stop "<|im_end|>"'} <= set(lines)
+
+
+@pytest.mark.parametrize("system", ['say """', 'say "yes"'])
+def test_a_prompt_that_a_modelfile_cannot_hold_is_refused(system: str) -> None:
+    with pytest.raises(cli.InputError, match="Modelfile"):
+        gguf.modelfile("", system, [], 64)

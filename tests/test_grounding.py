@@ -1,0 +1,103 @@
+"""A copied field can hold the user's words in their order, a clock time last, and nothing else."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.shared import chat, grammar, grounding, strict_json
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "action": {"enum": ["add", "drop"]},
+        "title": {"$ref": "#/$defs/title"},
+        "new_title": {"anyOf": [{"$ref": "#/$defs/title"}, {"type": "null"}]},
+    },
+    "required": ["action", "title", "new_title"],
+    "additionalProperties": False,
+    "$defs": {"title": {"type": "string", "minLength": 1}},
+}
+FIELDS = ("title", "new_title")
+
+
+def user(text: str) -> chat.Turn:
+    return {"role": "user", "content": text}
+
+
+def holds(title: str, *turns: chat.Turn) -> bool:
+    return re.fullmatch(grounding.pattern(list(turns), FIELDS)[1:-1], title) is not None
+
+
+@pytest.mark.parametrize(
+    ("request_text", "title"),
+    [
+        ("remind me to water the ferns", "Water ferns"),
+        ("remind me to water the ferns", "Water the ferns"),
+        ("call Mrs. Okafor tomorrow.", "Call Mrs. Okafor"),
+        ("buy butter, eggs and milk", "Buy butter, eggs and milk"),
+        ('add "Ask Leila about the keys"', "Ask Leila about the keys"),
+        ("in 20 minutes remind me to check the oven", "Check oven in 20 minutes"),
+        ("at 3pm call Dana", "Call Dana at 3pm"),
+        ("return the Petrovs' deposit", "Return Petrovs' deposit"),
+        ("w/ Lorenzo, asap!!", "W/ Lorenzo"),
+        ("überweise die Miete", "Überweise Miete"),
+    ],
+)
+def test_the_users_words_can_be_written(request_text: str, title: str) -> None:
+    assert holds(title, user(request_text))
+
+
+@pytest.mark.parametrize("title", ["Blood radiators", "Ferns water", "water ferns", "Water ferns.", "", "Water  ferns"])
+def test_other_words_other_orders_and_small_letters_cannot(title: str) -> None:
+    assert not holds(title, user("remind me to water the ferns, bleed radiators."))
+
+
+def test_an_earlier_title_can_be_named_again_and_words_of_two_requests_do_not_mix() -> None:
+    turns = [
+        user("bleed the radiators"),
+        {"role": "assistant", "content": '{"title":"Bleed radiators","new_title":null}'},
+        user("make it urgent"),
+    ]
+    assert holds("Bleed radiators", *turns)
+    assert not holds("Bleed urgent", *turns)
+
+
+@pytest.fixture(scope="module")
+def rules(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> grammar.Grammar:
+    file: Path = tmp_path_factory.mktemp("schema") / "schema.json"
+    file.write_text(strict_json.compact(SCHEMA), encoding="utf-8")
+    return grammar.load(file, tokenizer)
+
+
+def can_write(rules: grammar.Grammar, tokenizer: Any, turns: list[chat.Turn], answer: str) -> bool:
+    (matcher,) = grounding.Masks(rules, [turns], FIELDS)([0]).matchers
+    ids = chat.answer_ids(tokenizer, answer)
+    return bool(matcher.validate_tokens(ids) == len(ids))
+
+
+@pytest.mark.parametrize(
+    ("answer", "possible"),
+    [
+        ('{"action":"add","title":"Water ferns","new_title":null}', True),
+        ('{"action":"add","title":"Water ferns","new_title":"Ferns"}', True),
+        ('{"action":"add","title":"Water roses","new_title":null}', False),
+        ('{"action":"add","title":"Water ferns","new_title":"Roses"}', False),
+        ('{"action":"add","title":null,"new_title":null}', False),
+    ],
+)
+def test_the_grammar_lets_through_what_is_grounded(
+    rules: grammar.Grammar, tokenizer: Any, answer: str, possible: bool
+) -> None:
+    assert can_write(rules, tokenizer, [user("water the ferns")], answer) is possible
+
+
+def test_without_a_word_the_contract_alone_holds(rules: grammar.Grammar, tokenizer: Any) -> None:
+    assert can_write(rules, tokenizer, [user("?!")], '{"action":"add","title":"Anything","new_title":null}')
+
+
+def test_the_schema_itself_stays_as_it_is() -> None:
+    before = strict_json.compact(SCHEMA)
+    grounding.narrowed(SCHEMA, [user("water the ferns")], FIELDS)
+    assert strict_json.compact(SCHEMA) == before
