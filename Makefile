@@ -1,15 +1,26 @@
 # Set-up and thin names only: DVC is the task runner, dvc.yaml says what runs.
-PYTHON ?= python3.11
+PYTHON ?= $(firstword $(foreach version,3.11 3.12 3.13,$(shell command -v python$(version))) python3)
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Idle OpenMP threads sleep: spinning, they slow a step fivefold where another process is busy too.
+export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: repro test format clean
+.PHONY: repro test pages lock mutants format clean
 
-repro: .venv/installed  ## everything, from the base model to the table of results and the advice
+# Warnings of libraries are for those who maintain this, and `make test` shows them; progress bars stay.
+repro: export PYTHONWARNINGS := ignore
+repro: export TRANSFORMERS_VERBOSITY := error
+repro: .venv/installed  ## everything, from the base model to the table of results
+	dvc repro build
+	python -m tools.plan --check
 	dvc repro
-	python -m tools.table --write README.md --write docs/deciding.md
-	python -m tools.advise --write docs/deciding.md
+	@$(MAKE) --silent pages
+	@echo
+	@echo 'Ask the model:            python -m tools.ask "remind me to water the plants"'
+	@echo 'What a change did:        python -m tools.report HEAD'
+	@echo 'On rows of your own:      python -m tools.measure FILE'
+	@echo 'Fine-tune, or prompt?     python -m tools.advise'
 
 test: .venv/installed  ## style, types, workflows, tests
 	ruff check .
@@ -19,18 +30,31 @@ test: .venv/installed  ## style, types, workflows, tests
 	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	pytest
 
+pages: .venv/installed  ## every generated table on every page; the results are printed as well
+	python -m tools.table --write README.md --write docs/deciding.md
+	python -m experiments.page docs/experiments.md
+
+# Versions stay as they are unless UPGRADE=--upgrade; uv reads its own settings, not pip's (UV_INDEX_URL, SSL_CERT_FILE).
+lock: .venv/installed  ## constraints.txt from pyproject.toml: what is missing is added, what is not needed goes
+	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-annotate \
+	  --custom-compile-command 'make lock' --output-file constraints.txt --quiet $(UPGRADE)
+
+mutants: .venv/installed  ## which faults in the code would no test notice: hours; see [tool.mutmut] in pyproject.toml
+	mutmut run --max-children 1 $(ONLY)
+	mutmut results
+
 format: .venv/installed  ## let ruff rewrite the code
 	ruff check --fix .
 	ruff format .
 
-# torch first and alone: whatever build satisfies the pin stays, and nothing after it pulls another. The rest is an
-# exact list, so nothing is left to resolve; `pip check` says if the list has a hole.
+# torch first and alone: whatever build satisfies the pin stays, and pip takes an installed package without comparing
+# its hash. Everything else has to have one of the hashes in the list; `pip check` says if the list has a hole.
 .venv/installed: constraints.txt
 	$(PYTHON) -m venv .venv
-	pip install --constraint constraints.txt torch
+	pip install "$$(grep --only-matching '^torch==[^ ]*' constraints.txt)"
 	pip install --no-deps --requirement constraints.txt
 	pip check
 	touch .venv/installed
 
 clean:  ## the environment and scratch files; data, models and metrics stay
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache mutants

@@ -25,7 +25,7 @@ def config(kind: dict[str, Any], *numbers: int) -> dict[str, Any]:
     return kind | dict(zip((*names, "vocab_size"), numbers, strict=True))
 
 
-# name: (config, rows in a micro batch, tokens of a row, labelled tokens of a row)
+# name: (config, rows in a micro batch, tokens of a row, scored tokens of a row)
 SHAPES = {
     "the default model, its rows": (config(LLAMA, 576, 30, 9, 3, 1536, 49152), 8, 64, 24),
     "the default model, long rows": (config(LLAMA, 576, 30, 9, 3, 1536, 49152), 8, 128, 24),
@@ -63,16 +63,18 @@ def measure(name: str, wanted: str) -> dict[str, Any]:
     from datasets import Dataset
     from trl import SFTTrainer  # noqa: F401
 
+    from planning import memory
     from stages import train
-    from stages.shared import memory, model, packed, params
+    from stages.shared import loading, params, prefix_sharing, quantised
+    from tools import plan
 
-    facts, count, length, labelled = SHAPES[name]
+    facts, count, length, scored = SHAPES[name]
     train.bound_caches()
-    device = model.device(wanted)[1]
+    device = loading.device(wanted)[1]
     settings = replace(params.load("train", train.Params), epochs=1.0, batch_size=count, micro_batch_size=count)
-    answer, given = list(range(3, 3 + labelled)), length - labelled
+    answer, given = list(range(3, 3 + scored)), length - scored
     prompts = [[number + 3] + [5] * (given - 1) for number in range(count * STEPS)]  # that share nothing
-    labels = [packed.IGNORED] * given + answer
+    labels = [prefix_sharing.IGNORED] * given + answer
     rows = Dataset.from_list([{"input_ids": prompt + answer, "labels": labels} for prompt in prompts])
     with tempfile.TemporaryDirectory() as scratch:
         base = Path(scratch)
@@ -80,22 +82,22 @@ def measure(name: str, wanted: str) -> dict[str, Any]:
         args = train.arguments(settings, device, base / "scratch")
         args.eval_strategy = "no"
         before = psutil.Process().memory_info().rss if device.name == "cpu" else 0
-        network = model.load_quantised(base, device)
+        model = quantised.load(base, device)
         loaded = train.peak_memory(device) - before
-        trainer = train.make_trainer(network, tokenizer(), settings, args, rows, rows)
+        trainer = train.make_trainer(model, tokenizer(), settings, args, rows, rows)
         train.run(trainer)
-    run = train.planned(settings, device, rows)
-    parts = memory.peak(memory.shape_of(facts, name), run)
-    measured = train.peak_memory(device) - before
+    shape, run = memory.shape_of(facts, name), plan.next_run(settings, device, list(rows))
+    parts = memory.parts(shape, run)
+    predicted, measured = sum(parts.values()), train.peak_memory(device) - before
     return {
-        "parameters": memory.shape_of(facts, name).parameters,
+        "parameters": shape.parameters,
         "tokens": run.tokens,
-        "labelled": run.labelled,
-        "predicted_bytes": round(parts.total),
+        "loss_tokens": run.loss_tokens,
+        "predicted_bytes": round(predicted),
         "measured_bytes": measured,
-        "error": round(parts.total / measured - 1, 3),
+        "error": round(predicted / measured - 1, 3),
         "loading_bytes": loaded,
-        "parts": {part: round(size) for part, size in vars(parts).items()},
+        "parts": {part: round(size) for part, size in parts.items()},
         "torch": torch.__version__,
     }
 

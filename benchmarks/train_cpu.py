@@ -31,7 +31,7 @@ def defaults_trainer(rows: list[dict[str, Any]], base: Path, scratch: Path, _: s
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from trl import SFTConfig, SFTTrainer
 
-    from stages.shared import model
+    from stages.shared import loading
 
     quantisation = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -39,13 +39,13 @@ def defaults_trainer(rows: list[dict[str, Any]], base: Path, scratch: Path, _: s
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
-    network = AutoModelForCausalLM.from_pretrained(base, quantization_config=quantisation)
-    tokenizer = model.load_tokenizer(base)
+    model = AutoModelForCausalLM.from_pretrained(base, quantization_config=quantisation)
+    tokenizer = loading.load_tokenizer(base)
     # use_cpu: without it SFTConfig's default bf16 is refused on a machine without a GPU.
     config = SFTConfig(output_dir=str(scratch), num_train_epochs=1, use_cpu=True, save_strategy="no", report_to="none")
     lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     return SFTTrainer(
-        model=network,
+        model=model,
         args=config,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
@@ -60,24 +60,23 @@ def lockstep_trainer(rows: list[dict[str, Any]], base: Path, scratch: Path, want
     from datasets import Dataset
 
     from stages import train
-    from stages.shared import model, params
+    from stages.shared import loading, params, quantised
 
     settings = replace(params.load("train", train.Params), epochs=1.0)
-    device = model.device(wanted)[1]
+    device = loading.device(wanted)[1]
     args = train.arguments(settings, device, scratch)
     args.eval_strategy = "no"
     data = Dataset.from_list(rows)
-    return train.make_trainer(
-        model.load_quantised(base, device), model.load_tokenizer(base), settings, args, data, data
-    )
+    model, tokenizer = quantised.load(base, device), loading.load_tokenizer(base)
+    return train.make_trainer(model, tokenizer, settings, args, data, data)
 
 
 def measure(side: str, count: int, base: Path, file: Path, prefix: Path, wanted: str) -> dict[str, Any]:
     """Train one side on the first `count` rows, encoded once for both."""
     from stages import train
-    from stages.shared import model, strict_json
+    from stages.shared import loading, strict_json
 
-    tokenizer = model.load_tokenizer(base)
+    tokenizer = loading.load_tokenizer(base)
     turns = strict_json.read(prefix)
     examples = list(strict_json.read_jsonl(file))[:count]
     rows = [train.encode(tokenizer, turns, example) for example in examples]
@@ -107,11 +106,11 @@ def machine(wanted: str) -> dict[str, Any]:
 
     import torch
 
-    from stages.shared import model
+    from stages.shared import loading
 
     names = ("torch", "transformers", "trl", "peft", "bitsandbytes")
     return {
-        "device": model.device(wanted)[0],
+        "device": loading.device(wanted)[0],
         "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA", ""),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
@@ -132,21 +131,9 @@ def main(rows: int, base: Path, train: Path, prefix: Path, device: str, side: st
         return
     found = {}
     for name in SIDES:
-        options = [
-            "--rows",
-            rows,
-            "--base",
-            base,
-            "--train",
-            train,
-            "--prefix",
-            prefix,
-            "--device",
-            device,
-            "--side",
-            name,
-        ]
-        command = [sys.executable, "-m", "benchmarks.train_cpu", *map(str, options)]
+        options = {"rows": rows, "base": base, "train": train, "prefix": prefix, "device": device, "side": name}
+        words = [f"--{option}={value}" for option, value in options.items()]
+        command = [sys.executable, "-m", "benchmarks.train_cpu", *words]
         ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         found[name] = json.loads(ran.stdout.strip().split("\n")[-1])
     ratio = found["lockstep"]["tokens_per_cpu_second"] / found["trl_defaults"]["tokens_per_cpu_second"]

@@ -2,32 +2,33 @@
 
     python -m experiments.canaries --scratch /tmp/canaries
 
-In: the rows of a pipeline that has run. Out: metrics/experiments/canaries.json. Each canary is a code of six digits in
-the title of a row. `said`: the request has the code, as rows should, so that the model may copy instead of remember.
-`unsaid`: only the answer has it, so that remembering is the only way to get the row right. The model is then given the
-answer up to the code, with the request withheld (`answer_alone`) or as it stood without the code (`with_request`), and
-the true code is ranked among others drawn at random, of which none was trained on: exposure = log2(codes) - log2(rank),
-1.4 bits on average for a code that was never seen. `extracted`: greedy decoding writes the code. The pipeline's own
-adapter, which saw no canary, is the control. `recited` is the measure of the stage `memorisation`, taken of the
-canaries to see whether it would have noticed.
+In: a repository whose pipeline has run. Out: metrics/experiments/canaries.json. Each canary is a code of six digits in
+the title of a row. `said`: the request has the code, so that the model may copy instead of remember. `unsaid`: only the
+answer has it, so that remembering is the only way to get the row right. The model is then given the answer up to the
+code, with the request withheld (`answer_alone`) or without the code (`with_request`), and the true code is ranked among
+others drawn at random that were never trained on: exposure = log2(codes) - log2(rank), 1.4 bits on average for a code
+that was never seen. `extracted`: greedy decoding writes the code. `recited`: it writes the whole rest of an answer from
+its first half, as the stage `memorisation` measures. The repository's adapter, which saw no canary, is the control.
 """
 
 import math
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import click
 
-from experiments import chain
-from stages import build, memorisation, retention, train
-from stages.shared import chat, cli, generate, model, params, stats, strict_json, writing
+from experiments import trial
+from stages.shared import chat, cli, generate, loading, params, prefix_sharing, quantised, stats, strict_json, writing
 
 KINDS, TIMES, EACH = ("said", "unsaid"), (1, 2, 8), 8
 CODES, SEED = 256, 17  # codes that a canary is ranked among, itself included: at most 8 bits
+OUT = Path("metrics/experiments/canaries.json")
+BASE, ADAPTER = Path("models/base"), Path("models/adapter")
+TRAIN, PREFIX = "data/chat/train.jsonl", Path("data/chat/prefix/tuned.json")
 THINGS = ("gate", "alarm", "locker", "cellar", "garage", "kiosk")
 PLACES = ("Elmstead", "Farrowby", "Kestrel Court", "Northmere", "Oldwick", "Penhallow", "Quarry Lane", "Tansley")
 
@@ -82,24 +83,50 @@ def decoys(canary: Canary, planted: list[Canary]) -> list[str]:
     return [code for code in (f"{number:06d}" for number in drawn) if code not in known][: CODES - 1]
 
 
+@dataclass(frozen=True)
+class Query:
+    """Token ids: a prompt with the answer up to the code, and the codes, the true one first."""
+
+    context: list[int]
+    codes: list[list[int]]
+
+
 def rows(planted: list[Canary]) -> Iterator[dict[str, Any]]:
-    """The pipeline's own training rows, and each canary as often as it says."""
-    own = list(strict_json.read_jsonl(chain.ROOT / "data" / "validated" / "train.jsonl"))
-    yield from build.split(own, params.load("build", build.Params).valid_share)[0]
+    """The pipeline's own training examples, and each canary as often as it says."""
+    yield from strict_json.read_jsonl(Path(TRAIN))
     for canary in planted:
+        request, answer = canary.turns()
         for number in range(canary.times):
-            yield {"id": f"{canary.name} {number}", "turns": canary.turns()}
+            name = f"{canary.name} {number}"
+            yield {"id": name, "group": name, "prompt": [request], "answer": answer["content"]}
 
 
-def query(tokenizer: Any, prefix: list[chat.Turn], canary: Canary, way: str, others: list[str]) -> retention.Query:
-    """The prompt with the answer up to the code, and the codes: the true one first."""
+def prompt(tokenizer: Any, prefix: list[chat.Turn], request: str) -> list[int]:
+    return chat.prompt_ids(tokenizer, chat.with_prefix(prefix, [{"role": "user", "content": request}]))
+
+
+def query(tokenizer: Any, prefix: list[chat.Turn], canary: Canary, way: str, others: list[str]) -> Query:
     request = {"answer_alone": "", "with_request": canary.request}[way]
-    prompt = chat.prompt_ids(tokenizer, chat.with_prefix(prefix, [{"role": "user", "content": request}]))
     start = chat.answer_ids(tokenizer, canary.before)[:-1]
     written = [chat.answer_ids(tokenizer, canary.before + code)[:-1] for code in (canary.code, *others)]
     if any(ids[: len(start)] != start for ids in written):
-        raise cli.InputError("the base's tokenizer joins the code with what stands before it: nothing to compare")
-    return retention.Query(prompt + start, [ids[len(start) :] for ids in written])
+        raise cli.InputError("the base's tokenizer joins the code with the text before it: nothing to compare")
+    return Query(prompt(tokenizer, prefix, request) + start, [ids[len(start) :] for ids in written])
+
+
+def likelihoods(model: Any, query: Query) -> list[float]:
+    """The log-likelihood of each code."""
+    import torch
+
+    unscored = [prefix_sharing.IGNORED] * len(query.context)
+    batch = prefix_sharing.collate([{"input_ids": query.context + c, "labels": unscored + c} for c in query.codes])
+    labels = batch.pop("labels")[0, 1:]
+    scored = (labels != prefix_sharing.IGNORED).nonzero()[:, 0]
+    with torch.inference_mode(), prefix_sharing.attention(model):
+        inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        logits = model(**inputs, use_cache=False, logits_to_keep=scored.to(model.device)).logits[0]
+    values = logits.float().log_softmax(-1).cpu().gather(1, labels[scored, None])[:, 0].double()
+    return [float(part.sum()) for part in values.split([len(code) for code in query.codes])]
 
 
 def exposure(scores: list[float]) -> float:
@@ -108,73 +135,73 @@ def exposure(scores: list[float]) -> float:
     return math.log2(len(scores)) - math.log2(rank)
 
 
-def extracted(network: Any, tokenizer: Any, queries: list[retention.Query]) -> list[bool]:
-    """Whether greedy decoding goes on with the true code."""
-    room = max(len(query.continuations[0]) for query in queries)
-    found = dict(generate.greedy(network, tokenizer, [query.context for query in queries], room, 16))
-    true = [tokenizer.decode(query.continuations[0], clean_up_tokenization_spaces=False) for query in queries]
-    return [found[number].text.startswith(code) for number, code in enumerate(true)]
+def continued(model: Any, tokenizer: Any, begun: list[list[int]], rests: list[list[int]]) -> list[bool]:
+    """Whether greedy decoding goes on with each rest, and whatever follows."""
+    answers = dict(generate.greedy(model, tokenizer, begun, max(map(len, rests)), 16))
+    texts = [tokenizer.decode(rest, clean_up_tokenization_spaces=False) for rest in rests]
+    return [answers[index].text.startswith(text) for index, text in enumerate(texts)]
 
 
-def recited(network: Any, tokenizer: Any, prefix: list[chat.Turn], planted: list[Canary], way: str) -> list[bool]:
-    """What the stage `memorisation` would have made of these rows."""
-    settings = params.load("predict", params.Predict)
+def recited(model: Any, tokenizer: Any, prefix: list[chat.Turn], planted: list[Canary], way: str) -> list[bool]:
+    """Whether the whole answer comes out after its first half; `with_request` means the request of the row itself."""
     turns = [canary.turns() for canary in planted]
-    asked = [memorisation.request(way, {"prompt": turn[:-1]}) for turn in turns]
-    prompts = [chat.prompt_ids(tokenizer, chat.with_prefix(prefix, request)) for request in asked]
-    return memorisation.copied(network, tokenizer, prompts, [turn[-1]["content"] for turn in turns], settings)
+    answers = [chat.answer_ids(tokenizer, answer["content"])[:-1] for _, answer in turns]
+    requests = ["" if way == "answer_alone" else request["content"] for request, _ in turns]
+    halves = [(ids[: (len(ids) + 1) // 2], ids[(len(ids) + 1) // 2 :]) for ids in answers]
+    begun = [prompt(tokenizer, prefix, r) + half for r, (half, _) in zip(requests, halves, strict=True)]
+    return continued(model, tokenizer, begun, [rest for _, rest in halves])
 
 
 def ask(adapter: Path, planted: list[Canary]) -> dict[str, list[Known]]:
     """How well the base with this adapter knows each canary, by way; in float32, so that rounding makes no equals."""
-    _, device = model.device(params.load("predict", params.Predict).device)
-    exact = replace(device, generate_dtype="float32")
-    tokenizer, network = model.load_tokenizer(chain.BASE), model.load_for_generation(chain.BASE, adapter, exact)
-    prefix = chain.read(chain.PREFIX)
-    found = {}
+    from peft import PeftModel
+    from tqdm import tqdm
+
+    _, device = loading.device(params.load("compute", loading.Params).device)
+    tokenizer, prefix = loading.load_tokenizer(BASE), strict_json.read(PREFIX)
+    model = PeftModel.from_pretrained(quantised.dequantised(BASE, device), adapter).merge_and_unload().eval()
+    known = {}
     for way in ("answer_alone", "with_request"):
         queries = [query(tokenizer, prefix, canary, way, decoys(canary, planted)) for canary in planted]
-        scores = retention.likelihoods(network, queries, f"canaries, {way}")
-        copies = recited(network, tokenizer, prefix, planted, way)
-        known = zip(map(exposure, scores), extracted(network, tokenizer, queries), copies, strict=True)
-        found[way] = [Known(*parts) for parts in known]
-    return found
+        exposures = [exposure(likelihoods(model, each)) for each in tqdm(queries, desc=f"canaries, {way}")]
+        extracted = continued(model, tokenizer, [q.context for q in queries], [q.codes[0] for q in queries])
+        copies = recited(model, tokenizer, prefix, planted, way)
+        known[way] = [Known(*parts) for parts in zip(exposures, extracted, copies, strict=True)]
+    return known
 
 
-def figures(planted: list[Canary], found: list[Known]) -> dict[str, Any]:
+def figures(planted: list[Canary], known: list[Known]) -> dict[str, Any]:
     """By kind and repetitions: n, exposure (mean, least, most), and the shares extracted and recited."""
     cells: dict[str, Any] = {}
     for kind, times in product(KINDS, TIMES):
-        both = zip(planted, found, strict=True)
-        here = [known for canary, known in both if (canary.kind, canary.times) == (kind, times)]
-        bits = [known.exposure for known in here]
+        both = zip(planted, known, strict=True)
+        here = [one for canary, one in both if (canary.kind, canary.times) == (kind, times)]
+        bits = [one.exposure for one in here]
         cells.setdefault(kind, {})[str(times)] = {
             "n": len(here),
             **{"exposure": sum(bits) / len(bits), "exposure_least": min(bits), "exposure_most": max(bits)},
-            **stats.rate("extracted", (known.extracted for known in here)),
-            **stats.rate("recited", (known.recited for known in here)),
+            **stats.rate("extracted", (one.extracted for one in here)),
+            **stats.rate("recited", (one.recited for one in here)),
         }
     return cells
 
 
 @click.command(help=__doc__)
-@click.option("--scratch", type=click.Path(path_type=Path), required=True, help="folder for data and adapter")
-@click.option("--out", type=click.Path(path_type=Path), default="metrics/experiments/canaries.json")
+@cli.path_option("--scratch", "folder for the training")
+@cli.path_option("--out", "file for the result", required=False, default=OUT, show_default=True)
 def main(scratch: Path, out: Path) -> None:
-    chain.require_run()
+    trial.require_reproduced()
     planted, folder = canaries(), scratch.absolute()
-    trained = chain.train(folder, rows(planted), params.load("train", train.Params).epochs)
-    found = {
-        name: {way: figures(planted, known) for way, known in ask(adapter, planted).items()}
-        for name, adapter in (("planted", folder / "adapter"), ("control", chain.ADAPTER))
-    }
-    design = {"each": EACH, "times": list(TIMES), "codes": CODES, "seed": SEED, "examples": trained["rows"]}
-    adapters = {
-        "planted": trained["made_from"]["adapter"],
-        "control": chain.read(chain.ADAPTER / "made_from.json")["adapter"],
-    }
-    origin = chain.computed_from(trained["made_from"]) | {"adapters": adapters}
-    writing.write_json(out, {"design": design, **found, "computed_from": origin})
+    trial.prepare(folder, {}, {TRAIN: rows(planted)})
+    trial.run(folder, "train")
+    adapters = {"planted": folder / ADAPTER, "control": ADAPTER}
+    known = {name: ask(adapter, planted) for name, adapter in adapters.items()}
+    cells = {name: {way: figures(planted, part) for way, part in ways.items()} for name, ways in known.items()}
+    origins = {name: strict_json.read(adapter / "made_from.json") for name, adapter in adapters.items()}
+    made = {"adapters": {name: origin["adapter"] for name, origin in origins.items()}}
+    made |= {name: origins["planted"][name] for name in ("base", "device", "versions")}
+    design = {"each": EACH, "times": list(TIMES), "codes": CODES, "seed": SEED}
+    writing.write_json(out, {"design": design, **cells, "computed_from": made})
 
 
 if __name__ == "__main__":

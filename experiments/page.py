@@ -1,4 +1,4 @@
-"""Put the figures of metrics/experiments into the tables of a Markdown page, so that they are those of the commit.
+"""Put the figures of metrics/experiments between the marks of a Markdown page, so that they are those of the commit.
 
 python -m experiments.page docs/experiments.md
 """
@@ -8,57 +8,53 @@ from typing import Any
 
 import click
 
-from stages.checklist import size
 from stages.shared import cli, strict_json, writing
 from tools import table
 
 FOLDER = Path("metrics/experiments")
-SAID = {"said": "yes", "unsaid": "no"}
 SERIES = ("same epochs", "enough steps")
-RATES = ("exact_match", "json_valid")
+CODE_IN_REQUEST = {"said": "yes", "unsaid": "no"}
+Figures = dict[str, Any]
 
 
-def interval(figures: dict[str, Any], name: str, digits: int = 3) -> str:
+def interval(figures: Figures, name: str, digits: int = 3) -> str:
     value, low, high = (figures[name + end] for end in ("", "_low", "_high"))
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def learning_curve(found: dict[str, Any]) -> list[str]:
-    """Both series, size by size, beside what a rule of thumb expects of so many rows."""
-    same, enough = ({p["rows"]: p for p in found["series"][name]} for name in SERIES)
-    passes = [f"{column}, {series}" for series in SERIES for column in ("epochs, steps", "exact match")]
+def bits(figures: Figures) -> str:
+    return f"{figures['exposure']:.1f} ({figures['exposure_least']:.1f} to {figures['exposure_most']:.1f})"
+
+
+def learning_curve(result: Figures) -> list[str]:
+    """Both series, size by size, and a drawing that GitHub renders; sizes double, so each gets one place."""
+    pairs = list(zip(*(result["series"][name] for name in SERIES), strict=True))
+    columns = [f"{column}, {name}" for name in SERIES for column in ("epochs, steps", "exact match")]
     cells = [
-        [rows, point["examples"], *exact(point), *exact(enough[rows]), size.verdict(rows)]
-        for rows, point in same.items()
+        [pair[0]["rows"], pair[0]["examples"]]
+        + [cell for p in pair for cell in (f"{p['epochs']:g}, {p['steps']}", interval(p, "exact_match"))]
+        for pair in pairs
     ]
-    header = ["rows", "answers", *passes, "rule of thumb"]
-    return [*table.grid(header, cells), "", *chart(same, enough)]
+    same, enough = (", ".join(f"{p['exact_match']:.3f}" for p in part) for part in zip(*pairs, strict=True))
+    sizes = ", ".join(str(pair[0]["rows"]) for pair in pairs)
+    axes = [f'  x-axis "training rows" [{sizes}]', '  y-axis "exact match" 0 --> 1']
+    chart = ["```mermaid", "xychart-beta", *axes, f"  bar [{enough}]", f"  line [{same}]", "```"]
+    return [*table.grid(["rows", "answers", *columns], cells), "", *chart]
 
 
-def exact(point: dict[str, Any]) -> list[str]:
-    return [f"{point['epochs']:g}, {point['steps']}", interval(point, "exact_match")]
-
-
-def chart(same: dict[int, Any], enough: dict[int, Any]) -> list[str]:
-    """A drawing that GitHub renders; one place for each size, since sizes double."""
-    heights = [[f"{point['exact_match']:.3f}" for point in part.values()] for part in (enough, same)]
-    drawn = [f"  {kind} [{', '.join(part)}]" for kind, part in zip(("bar", "line"), heights, strict=True)]
-    axes = [f'  x-axis "training rows" [{", ".join(map(str, same))}]', '  y-axis "exact match" 0 --> 1']
-    return ["```mermaid", "xychart-beta", *axes, *drawn, "```"]
-
-
-def ten_times(found: dict[str, Any]) -> list[str]:
-    """What each training was and reached, what the gate let through, and the comparisons."""
+def ten_times(result: Figures) -> list[str]:
+    """What each training was and reached, the comparisons, and what the gate let through."""
     arms = [
-        [name, arm["rows"], arm["epochs"], arm["steps"], f"{arm['tokens']:,}", *(interval(arm, rate) for rate in RATES)]
-        for name, arm in found["arms"].items()
+        [name, arm["rows"], arm["epochs"], arm["steps"], f"{arm['tokens']:,}"]
+        + [interval(arm, rate) for rate in ("exact_match", "json_valid")]
+        for name, arm in result["arms"].items()
     ]
-    ways = [*found["recipe"]["ways"], "clean"]
+    compared = [[c["of"], c["over"], table.signed(c, "exact_match"), f"{c['p_value']:.2g}"] for c in result["compared"]]
+    ways = [*result["recipe"]["ways"], "clean"]
     gate = [
         [name, *(f"{counts[way]['kept']} of {counts[way]['rows']}" for way in ways)]
-        for name, counts in found["gate"].items()
+        for name, counts in result["gate"].items()
     ]
-    compared = [[c["of"], c["over"], table.signed(c, "exact_match"), f"{c['p_value']:.2g}"] for c in found["compared"]]
     return [
         *table.grid(["trained on", "rows", "epochs", "steps", "tokens", "exact match", "JSON valid"], arms),
         "",
@@ -70,53 +66,63 @@ def ten_times(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def canaries(found: dict[str, Any]) -> list[str]:
+def canaries(result: Figures) -> list[str]:
     """Exposure, extraction and recital by the model that saw the canaries, and exposure by the control."""
+    rows = []
+    for way, kinds in result["planted"].items():
+        for kind, times in ((kind, times) for kind, cells in kinds.items() for times in cells):
+            cell, control = kinds[kind][times], result["control"][way][kind][times]
+            rates = [interval(cell, rate, 2) for rate in ("extracted", "recited")]
+            rows.append(
+                [CODE_IN_REQUEST[kind], times, way.replace("_", " "), cell["n"], bits(cell), *rates, bits(control)]
+            )
+    measured = ["n", "exposure, bits", "extracted", "recited", "control, bits"]
+    return table.grid(["code in the request", "rows each", "asked with", *measured], rows)
+
+
+def seeds(result: Figures) -> list[str]:
+    """The rates of the trainings and how much of their spread is common to all answers of a seed."""
     rows = [
-        [SAID[kind], times, way.replace("_", " "), cell["n"], *known(cell), spread(found["control"][way][kind][times])]
-        for way, kinds in found["planted"].items()
-        for kind, cells in kinds.items()
-        for times, cell in cells.items()
+        [metric.replace("_", " "), f"{min(rates):.3f} to {max(rates):.3f}"]
+        + [f"{result[part][metric]:.4f}" for part in ("spread", "sigma_seed")]
+        for metric, rates in result["rates"].items()
     ]
-    header = [
-        "code in the request",
-        "rows each",
-        "asked with",
-        "n",
-        "exposure, bits",
-        "extracted",
-        "recited",
-        "control, bits",
-    ]
-    return table.grid(header, rows)
+    lines = table.grid(
+        [f"{result['seeds']} trainings, {result['n']} test rows", "range", "spread", "of the seed"], rows
+    )
+    return [*lines, "", f"Two of them disagree on {result['flipping']:.1%} of the answers, by whether they are exact."]
 
 
-def known(cell: dict[str, Any]) -> list[str]:
-    return [spread(cell), interval(cell, "extracted", 2), interval(cell, "recited", 2)]
-
-
-def spread(cell: dict[str, Any]) -> str:
-    return f"{cell['exposure']:.1f} ({cell['exposure_least']:.1f} to {cell['exposure_most']:.1f})"
-
-
-PARTS = {"learning_curve": learning_curve, "ten_times": ten_times, "canaries": canaries}
+PARTS = {"learning_curve": learning_curve, "ten_times": ten_times, "canaries": canaries, "seeds": seeds}
 
 
 def written(page: str, folder: Path = FOLDER) -> str:
-    """The page with every table made anew. Raises InputError for a result that is missing or not JSON."""
-    for name, part in PARTS.items():
-        file = folder / f"{name}.json"
-        if not file.is_file():
-            raise cli.InputError(f"{file} is missing; run `python -m experiments.{name} --help`")
-        found = strict_json.read(file)
-        page = table.put(page, part(found), (f"<!-- {name} -->", f"<!-- /{name} -->"))
+    """The page with every table made anew. Raises InputError for a result or a mark that is missing.
+
+    An experiment that has no result yet and no marks in the page is left out.
+    """
+    names = [name for name in PARTS if (folder / f"{name}.json").is_file() or f"<!-- {name} -->" in page]
+    if not names:
+        raise cli.InputError(
+            f"nothing to write: no results in {folder}, and no marks such as <!-- {next(iter(PARTS))} -->"
+        )
+    for name in names:
+        marks = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if [page.count(mark) for mark in marks] != [1, 1] or page.index(marks[0]) > page.index(marks[1]):
+            raise cli.InputError(f"the page needs {marks[0]} and {marks[1]}, once each and in this order")
+        page = table.put(page, PARTS[name](strict_json.read(folder / f"{name}.json")), marks)
     return page
 
 
 @click.command(help=__doc__)
-@click.argument("page", type=click.Path(path_type=Path, exists=True))
+@click.argument("page", type=click.Path(path_type=Path))
 def main(page: Path) -> None:
-    document = written(page.read_text(encoding="utf-8"))
+    try:
+        document = written(page.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise cli.InputError(f"{page}: {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise cli.InputError(f"{FOLDER}: not the figures that this version writes ({error!r})") from error
     with writing.replacing(page) as file:
         file.write(document)
 

@@ -2,13 +2,12 @@
 
     python -m experiments.ten_times --scratch /tmp/ten_times
 
-In: the rows of a pipeline that has run. Out: metrics/experiments/ten_times.json and .csv. LARGE rows are made messy by
-a seeded recipe in two doses and trained on as they are, and again after `validate` has refused what it finds. Against
-them stand ten and five times fewer clean rows, for the same epochs and for the same tokens, and as many clean ones. All
-answer the same test rows, and are compared answer by answer.
+In: a repository whose pipeline has run. Out: metrics/experiments/ten_times.json and .csv. LARGE rows are made messy by
+a seeded recipe in two doses and trained on as they are, and again after `validate` has refused what it finds. They are
+compared with ten and five times fewer clean rows, for the same epochs and for the same tokens, and with as many clean
+ones: all answer the same test rows, and are compared answer by answer.
 """
 
-import csv
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,13 +16,16 @@ from typing import Any
 
 import click
 
-from experiments import chain
-from stages import build, evaluate, train
-from stages.shared import cli, contract, params, strict_json, writing
+from experiments import trial
+from stages import train
+from stages.shared import cli, params, stats, strict_json, writing
 
 Row = dict[str, Any]
 LARGE, SMALL, DOSES = 500, (50, 100), (0.5, 0.9)
 SEED = 17
+OUT = Path("metrics/experiments/ten_times.json")
+TRAIN = "data/chat/train.jsonl"
+RATES = ("exact_match", "json_valid")
 
 
 def with_answer(row: Row, answer: str) -> Row:
@@ -110,16 +112,12 @@ def messy(rows: list[Row], dose: float) -> list[tuple[str, Row]]:
 
 
 def gated(folder: Path, rows: list[Row]) -> list[Row]:
-    """What `validate` keeps of the rows when no limit stops it. Raises InputError when it can't run."""
-    chain.prepare(folder, {"validate.stop_at": "never"})
+    """What `validate` keeps of the rows when no limit stops it."""
+    limits = trial.load(str(params.PARAMS))["validate"]["limits"]
     raw = [{"id": row["id"], "conversations": row["turns"]} for row in rows]
-    writing.write_jsonl(folder / "raw" / "rows.jsonl", raw)
-    inputs = {"raw": folder / "raw", "test": chain.ROOT / "data" / "test", "schema": chain.SCHEMA}
-    inputs |= {"rules": chain.ROOT / "data" / "rules.yaml"}
-    outs = {"out": folder / "validated", "docs": folder / "docs", "metrics": folder / "validate.json"}
-    outs |= {"detail": folder / "detail.json"}
-    chain.stage("validate", folder, suites=chain.ROOT / "expectations", **inputs, **outs)
-    return list(strict_json.read_jsonl(folder / "validated" / "train.jsonl"))
+    trial.prepare(folder, {"validate.limits": dict.fromkeys(limits, 1.0)}, {"data/raw/rows.jsonl": raw})
+    trial.run(folder, "validate")
+    return list(strict_json.read_jsonl(folder / "data/validated/train.jsonl"))
 
 
 def kept_by_way(spoiled: list[tuple[str, Row]], kept: list[Row]) -> dict[str, dict[str, int]]:
@@ -135,34 +133,44 @@ def kept_by_way(spoiled: list[tuple[str, Row]], kept: list[Row]) -> dict[str, di
     }
 
 
+def examples(rows: list[Row]) -> Iterator[dict[str, Any]]:
+    """A chat example per assistant turn, as stages/build.py makes them, of answers that need not be JSON."""
+    for row in rows:
+        for number, turn in enumerate(row["turns"]):
+            if turn["role"] == "assistant":
+                name = f"{row['id']}#{number}"
+                yield {"id": name, "group": row["id"], "prompt": row["turns"][:number], "answer": turn["content"]}
+
+
 @dataclass(frozen=True)
 class Arm:
-    """One training: its rows, the passes over them, what the stage measured, and the test answers, scored."""
+    """One training: its folder, its rows, the passes over them, and what the stage measured."""
 
+    folder: Path
     rows: int
     epochs: int
     trained: dict[str, Any]
-    scored: list[evaluate.Score]
 
     def tokens(self) -> int:
         return int(self.trained["tokens_per_epoch"]) * self.epochs
 
-    def figures(self, settings: evaluate.Params) -> dict[str, Any]:
-        all_of_them = evaluate.figures(self.scored, settings)
-        figures = {name: value for name, value in all_of_them.items() if name != "slices"}
-        own = {"rows": self.rows, "epochs": self.epochs, "steps": self.trained["steps"], "tokens": self.tokens()}
-        made_from = {name: self.trained["made_from"][name] for name in ("train", "adapter")}
-        return own | {"examples": self.trained["rows"], "made_from": made_from} | figures
+    def figures(self) -> dict[str, Any]:
+        figures = {"rows": self.rows, "epochs": self.epochs, "steps": self.trained["steps"], "tokens": self.tokens()}
+        for rate in RATES:
+            figures |= stats.rate(rate, trial.hits(self.folder, rate))
+        made_from = strict_json.read(self.folder / "models/adapter/made_from.json")
+        return figures | {"made_from": {name: made_from[name] for name in ("train", "adapter")}}
 
 
 def arm(folder: Path, rows: list[Row], epochs: int) -> Arm:
-    click.echo(f"ten times: {folder.name}: {len(rows)} rows, {epochs} epochs", err=True)
-    trained = chain.train(folder, rows, epochs)
-    return Arm(len(rows), epochs, trained, chain.score(folder))
+    trial.prepare(folder, {"train.epochs": epochs}, {TRAIN: examples(rows)})
+    trial.run(folder, *trial.MODEL)
+    trial.drop_weights(folder)
+    return Arm(folder, len(rows), epochs, strict_json.read(folder / "metrics/train.json"))
 
 
-def run(scratch: Path, pool: list[Row], rules: contract.Contract, epochs: int) -> tuple[dict[str, Arm], dict[str, Any]]:
-    """All trainings by name, and what the gate let through. `tokens`: as many as the messy rows gave."""
+def train_all(scratch: Path, pool: list[Row], epochs: int) -> tuple[dict[str, Arm], dict[str, Any]]:
+    """All trainings by name, and what the gate let through. `same tokens`: as many as the messy rows gave."""
     arms: dict[str, Arm] = {}
     gate: dict[str, Any] = {}
 
@@ -173,7 +181,7 @@ def run(scratch: Path, pool: list[Row], rules: contract.Contract, epochs: int) -
         more = arms[f"messy {DOSES[0]:.0%}"].tokens() / arms[name].tokens()
         add(f"{name}, same tokens", rows, round(more * epochs))
 
-    large = build.subset(pool, LARGE, rules)
+    large = subset(scratch, pool, LARGE)
     add(f"clean {LARGE}", large)
     for dose in DOSES:
         spoiled, name = messy(large, dose), f"messy {dose:.0%}"
@@ -184,54 +192,54 @@ def run(scratch: Path, pool: list[Row], rules: contract.Contract, epochs: int) -
         if dose == DOSES[0]:
             add_with_as_many_tokens(f"{name}, gated", kept)
     for count in SMALL:
-        rows, name = build.subset(pool, count, rules), f"clean {count}"
+        rows, name = subset(scratch, pool, count), f"clean {count}"
         add(name, rows)
         add_with_as_many_tokens(name, rows)
     return arms, gate
 
 
-def comparisons(arms: dict[str, Arm], settings: evaluate.Params) -> Iterator[dict[str, Any]]:
+def comparisons(arms: dict[str, Arm]) -> Iterator[dict[str, Any]]:
     """How much better each clean and each gated training is than each messy one, on the same answers."""
+    groups = [outcome.group for outcome in trial.outcomes(next(iter(arms.values())).folder)]
     for worse in (f"messy {dose:.0%}" for dose in DOSES):
         for name, better in arms.items():
             if name.startswith("clean") or name.startswith(f"{worse}, gated"):
-                yield {"of": name, "over": worse, **evaluate.gain(arms[worse].scored, better.scored, settings)}
+                compared = stats.compare(trial.hits(arms[worse].folder), trial.hits(better.folder), groups)
+                interval = {"exact_match": compared.difference, "low": compared.low, "high": compared.high}
+                yield {"of": name, "over": worse, **interval, "p_value": compared.p_value, "n": compared.n}
 
 
-def write_csv(path: Path, arms: dict[str, Arm]) -> None:
-    """A line for each training: its exact match."""
-    with writing.replacing(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["trained on", "exact match"])
-        writer.writerows([name, sum(s.exact for s in part.scored) / len(part.scored)] for name, part in arms.items())
+def subset(scratch: Path, pool: list[Row], count: int) -> list[Row]:
+    """`count` rows of the pool, each kind of answer in its share: those that stages/build.py would take."""
+    folder = scratch / f"subset {count}"
+    trial.prepare(folder, {"build.train_rows": count}, {})
+    trial.run(folder, "build")
+    names = {example["group"] for example in strict_json.read_jsonl(folder / TRAIN)}
+    return [row for row in pool if row["id"] in names]
 
 
-def read_rows(rules: contract.Contract) -> list[Row]:
-    """The pipeline's sound training rows without those held out, each with the kind of its last answer."""
-    rows = list(strict_json.read_jsonl(chain.ROOT / "data" / "validated" / "train.jsonl"))
-    train, _ = build.split(rows, params.load("build", build.Params).valid_share)
-    return [row | {"kind": rules.kind(strict_json.parse(answer_of(row)))} for row in train]
+def read_rows() -> list[Row]:
+    """The pipeline's training rows, each with the kind of its last answer."""
+    kinds = {example["group"]: example["kind"] for example in strict_json.read_jsonl(Path(TRAIN))}
+    rows = strict_json.read_jsonl(Path("data/validated/train.jsonl"))
+    return [row | {"kind": kinds[row["id"]]} for row in rows if row["id"] in kinds]
 
 
 @click.command(help=__doc__)
-@click.option("--scratch", type=click.Path(path_type=Path), required=True, help="folder for data and adapters")
-@click.option("--out", type=click.Path(path_type=Path), default="metrics/experiments/ten_times.json")
+@cli.path_option("--scratch", "folder for the trainings")
+@cli.path_option("--out", "file for the result", required=False, default=OUT, show_default=True)
 def main(scratch: Path, out: Path) -> None:
-    chain.require_run()
-    settings, epochs = params.load("evaluate", evaluate.Params), round(params.load("train", train.Params).epochs)
-    rules = contract.load(chain.SCHEMA, params.load("contract", params.Contract).discriminator)
-    arms, gate = run(scratch.absolute(), read_rows(rules), rules, epochs)
+    trial.require_reproduced()
+    arms, gate = train_all(scratch.absolute(), read_rows(), int(params.load("train", train.Params).epochs))
+    recipe = {"rows": LARGE, "doses": list(DOSES), "ways": [way.__name__ for way in RECIPE], "seed": SEED}
+    figures = {name: part.figures() for name, part in arms.items()}
+    origin = strict_json.read(Path("models/adapter/made_from.json"))
+    compared = list(comparisons(arms))
     writing.write_json(
-        out,
-        {
-            "recipe": {"rows": LARGE, "doses": list(DOSES), "ways": [way.__name__ for way in RECIPE], "seed": SEED},
-            "arms": {name: part.figures(settings) for name, part in arms.items()},
-            "gate": gate,
-            "compared": list(comparisons(arms, settings)),
-            "computed_from": chain.computed_from(next(iter(arms.values())).trained["made_from"]),
-        },
+        out, {"recipe": recipe, "arms": figures, "gate": gate, "compared": compared, "computed_from": origin}
     )
-    write_csv(out.with_suffix(".csv"), arms)
+    lines = ([name, part["exact_match"]] for name, part in figures.items())
+    writing.write_csv(out.with_suffix(".csv"), ["trained on", "exact match"], lines)
 
 
 if __name__ == "__main__":

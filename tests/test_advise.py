@@ -1,266 +1,123 @@
-"""Planted evidence leads to the branch that it should, and what is not known is said to be so."""
+"""The tree decides by what was measured, and says what it does not know in one line."""
 
-import json
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+import yaml
+from click.testing import CliRunner
+from conftest import ROOT
 
+from stages.shared import params, writing
 from tools import advise
-from tools.advising import evidence, tree
 
-NOTHING_KNOWN: dict[str, Any] = {
-    **dict.fromkeys(("requests_a_day", "latency_target_ms", "minimum_accuracy", "differentiation")),
-    **dict.fromkeys(("knowledge_changes", "task_changes", "prompt_price", "answer_price", "machine_hour_price")),
-    **{"machine_hours_a_day": 24, "preparation_cost": None, "lifetime_days": 100},
-    **{"enough_examples": 500, "high_volume": 1000},
-}
-TOKENS = {"prompt_price": 0.01, "answer_price": 0.02, "machine_hour_price": 0.5}
-BETTER, UNCLEAR, WORSE = (0.3, 0.2, 0.4), (0.02, -0.01, 0.05), (-0.1, -0.2, -0.05)
-Rate = tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class World:
-    """The evidence of a repository. Rates: value, low, high; `ms`: p95 with its interval per system."""
-
-    rows: int = 1200
-    failed: dict[str, str] = field(default_factory=dict)
-    zero_shot: Rate = (0.1, 0.05, 0.15)
-    few_shot: Rate = (0.5, 0.45, 0.55)
-    tuned: Rate = (0.8, 0.75, 0.85)
-    gain: Rate = BETTER
-    ms: dict[str, Rate] | None = field(
-        default_factory=lambda: {
-            "zero_shot": (900.0, 800.0, 950.0),
-            "few_shot": (600.0, 550.0, 700.0),
-            "tuned": (300.0, 250.0, 350.0),
-        }
-    )
-    measured_adapter: str = "a"
-    own: dict[str, Any] = field(default_factory=dict)
-
-    def write(self, folder: Path) -> None:
-        groups = {"consistent": "labels", "correct": "contract", "complete": "coverage", "size": "train_rows"}
-        checklist = {
-            group: {name: {"both": {"verdict": self.failed.get(group, "held"), "example": None}}}
-            for group, name in groups.items()
-        }
-        put(folder / tree.VALIDATE, {"checklist": checklist, "train": {"kept": self.rows}})
-        rates = {name: rate("exact_match", getattr(self, name)) for name in ("zero_shot", "few_shot", "tuned")}
-        gain = dict(zip(("exact_match", "low", "high"), self.gain, strict=True)) | {"n": 300}
-        origin = {"adapter": "a", "test": "t"}
-        put(folder / tree.EVALUATE, {**rates, "gain_over_few_shot": gain, "computed_from": origin})
-        put(folder / tree.TRAINED, {"seconds": 3600})
-        if self.ms:
-            used = {
-                "prompt_tokens": 100,
-                "answer_tokens": 10,
-                "answers_per_second": 2.0,
-                "p50_ms": 200,
-                "prefix_ms": 100,
-            }
-            systems = {name: {**used, **rate("p95_ms", value)} for name, value in self.ms.items()}
-            origin = origin | {"adapter": self.measured_adapter}
-            put(folder / tree.LATENCY, {"systems": systems, "device": {"name": "cpu"}, "computed_from": origin})
-        put(folder / "params.yaml", {"advise": NOTHING_KNOWN | self.own})
-
-
-def put(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value), encoding="utf-8")
-
-
-def rate(name: str, value: Rate) -> dict[str, float]:
-    return dict(zip((name, f"{name}_low", f"{name}_high"), value, strict=True))
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def run(world: World | None = None, *options: str) -> Result:
-    if world:
-        world.write(Path())
-    return CliRunner().invoke(advise.main, list(options))
-
-
-def told(world: World) -> dict[str, Any]:
-    result = run(world, "--json")
-    assert result.exit_code == 0, result.output
-    return dict(json.loads(result.stdout))
-
-
-UNSURE = World(gain=UNCLEAR, few_shot=(0.78, 0.7, 0.83))
-GOOD_PROMPT = World(few_shot=(0.7, 0.65, 0.75), own={"minimum_accuracy": 0.6})
-PLAIN = World(zero_shot=(0.7, 0.65, 0.75), own={"minimum_accuracy": 0.6})
-PLANTED: list[tuple[str, str, World]] = [
-    ("knowledge", "RAG", World(own={"knowledge_changes": True})),
-    ("accuracy", "fine-tune", World(own={"knowledge_changes": False})),
-    ("behaviour", "prompting", World(failed={"consistent": "critical"})),
-    ("behaviour", "prompting", World(failed={"consistent": "warning"})),
-    ("behaviour", "prompting", World(own={"task_changes": True})),
-    ("accuracy", "fine-tune", World(own={"task_changes": False})),
-    ("worse", "few-shot", World(gain=WORSE, own={"differentiation": True})),
-    ("worse", "prompting", World(zero_shot=(0.95, 0.9, 0.98))),
-    ("examples", "few-shot", replace(UNSURE, rows=499)),
-    ("examples", "prompting", replace(PLAIN, rows=499)),
-    ("examples", "few-shot", replace(GOOD_PROMPT, rows=499)),
-    ("examples", "few-shot", World(rows=499, failed={"correct": "critical"})),
-    ("examples", "few-shot", World(failed={"correct": "critical"})),
-    ("measured", "fine-tune", World(rows=499)),
-    ("cost", "fine-tune", replace(UNSURE, own={**TOKENS, "requests_a_day": 20_000})),
-    ("cost", "fine-tune", replace(UNSURE, own={**TOKENS, "requests_a_day": 20, "machine_hours_a_day": 0})),
-    ("nothing", "few-shot", replace(UNSURE, own={**TOKENS, "requests_a_day": 1001})),
-    ("volume", "fine-tune", replace(UNSURE, own={"requests_a_day": 1000})),
-    ("volume", "fine-tune", replace(UNSURE, ms=None, own={**TOKENS, "requests_a_day": 1000})),
-    ("nothing", "few-shot", replace(UNSURE, own={"requests_a_day": 999})),
-    ("latency", "fine-tune", replace(UNSURE, own={"latency_target_ms": 400})),
-    ("nothing", "few-shot", replace(UNSURE, own={"latency_target_ms": 800})),
-    ("nothing", "few-shot", replace(UNSURE, own={"latency_target_ms": 100})),
-    ("nothing", "few-shot", replace(UNSURE, own={"latency_target_ms": 600})),
-    ("differentiation", "fine-tune", replace(UNSURE, own={"differentiation": True})),
-    ("nothing", "few-shot", replace(UNSURE, own={"differentiation": False})),
-    ("accuracy", "fine-tune", World(ms=None)),
-    ("accuracy", "fine-tune", World(own={"minimum_accuracy": 0.7})),
-    ("accuracy", "fine-tune", World(own={"minimum_accuracy": 0.5})),
-    ("enough", "few-shot", GOOD_PROMPT),
-    ("enough", "prompting", PLAIN),
-    ("differentiation", "fine-tune", replace(PLAIN, own={"minimum_accuracy": 0.6, "differentiation": True})),
-    ("nothing", "few-shot", UNSURE),
-    ("nothing", "prompting", World(zero_shot=(0.75, 0.7, 0.8))),
-]
-
-
-@pytest.mark.parametrize(("branch", "way", "world"), PLANTED)
-def test_planted_evidence_leads_to_its_branch(branch: str, way: str, world: World, folder: Path) -> None:
-    found = told(world)
-    assert (found["branch"], found["recommendation"]) == (branch, way)
-
-
-def test_every_branch_and_every_way_is_planted() -> None:
-    assert {branch for branch, _, _ in PLANTED} == set(get_args(tree.Branch))
-    assert {way for _, way, _ in PLANTED} == set(get_args(tree.Way))
-
-
-ANSWERS: list[tuple[str, bool | None, World]] = [
-    ("Q0", None, World()),
-    ("Q0", True, World(own={"knowledge_changes": True})),
-    ("Q0", False, World(own={"knowledge_changes": False})),
-    ("Q1", True, World()),
-    ("Q1", False, World(failed={"consistent": "warning"})),
-    ("Q2", True, World(rows=500)),
-    ("Q2", False, World(rows=499)),
-    ("Q2", False, World(failed={"correct": "critical"})),
-    ("Q2", True, World(failed={"complete": "warning"})),
-    ("Q3", None, World()),
-    ("Q3", True, World(own={"requests_a_day": 1000})),
-    ("Q3", False, World(own={"requests_a_day": 999})),
-    ("Q4", None, World()),
-    ("Q4", None, World(ms=None, own={"latency_target_ms": 400})),
-    ("Q4", True, World(own={"latency_target_ms": 400})),
-    ("Q4", False, World(own={"latency_target_ms": 700})),
-    ("Q4", False, World(own={"latency_target_ms": 200})),
-    ("Q4", None, World(own={"latency_target_ms": 300})),
-    ("Q5", None, World()),
-    ("Q5", True, World(own={"differentiation": True})),
-    ("Q5", False, World(own={"differentiation": False})),
-]
-
-
-@pytest.mark.parametrize(("name", "answer", "world"), ANSWERS)
-def test_each_question_is_answered_from_its_evidence(
-    name: str, answer: bool | None, world: World, folder: Path
-) -> None:
-    (found,) = (item for item in told(world)["questions"] if item["id"] == name)
-    assert found["answer"] is answer
-    assert found["evidence"] or found["unknown"]
-
-
-@pytest.mark.parametrize(("minimum", "reached"), [(0.5, True), (0.51, None), (0.7, None), (0.71, False), (None, None)])
-def test_a_minimum_within_the_interval_is_not_told(minimum: float | None, reached: bool | None) -> None:
-    assert evidence.Accuracy(0.6, 0.5, 0.7).reaches(minimum) is reached
-
-
-@pytest.mark.parametrize(("target", "met"), [(350, True), (349, None), (250, None), (249, False)])
-def test_a_target_within_the_interval_is_not_told(target: float, met: bool | None) -> None:
-    assert evidence.Speed(100, 10, 200, 300, 250, 350, 0, 2).meets(target) is met
-
-
-def test_no_checks_of_consistency_tell_nothing(folder: Path) -> None:
-    World().write(folder)
-    put(folder / tree.VALIDATE, {"checklist": {}, "train": {"kept": 1200}})
-    found = json.loads(run(None, "--json").stdout)
-    assert found["questions"][1]["answer"] is None
-    assert "no checks of the group `consistent`" in found["questions"][1]["unknown"][0]
-
-
-def test_what_is_not_known_is_named_with_where_to_fill_it_in(folder: Path) -> None:
-    text = run(World(ms=None)).stdout
-    names = [name for name, value in NOTHING_KNOWN.items() if value is None]
-    names = [name for name in names if name not in ("prompt_price", "answer_price", "preparation_cost")]
-    assert all(f"not known: fill in params.yaml: advise.{name}\n" in text for name in names)
-    assert "not known: run `python -m tools.latency`" in text
-    assert "Recommendation: fine-tune" in text
-
-
-def test_every_figure_of_ones_own_known_leaves_nothing_open(folder: Path) -> None:
-    own = {**TOKENS, "requests_a_day": 50, "latency_target_ms": 400, "preparation_cost": 9, "minimum_accuracy": 0.7}
-    text = run(World(own=own | dict.fromkeys(("differentiation", "knowledge_changes", "task_changes"), False))).stdout
-    assert "not known" not in text
-    assert "params.yaml" in text
+NOTHING = advise.Own(None, None, None, None, None, None, None, None, None, None, 90.0)
+BETTER = advise.Measured(
+    few_shot=(0.3, 0.25, 0.35), tuned=(0.8, 0.75, 0.85), gain=(0.5, 0.4, 0.6), rows=1000, tokens=(500.0, 20.0)
+)
+EQUAL = replace(BETTER, gain=(0.0, -0.1, 0.1))
+WORSE = replace(BETTER, gain=(-0.2, -0.3, -0.1))
+P95: dict[str, Any] = {"few_shot_p95": (900.0, 800.0, 1000.0), "tuned_p95": (500.0, 400.0, 600.0)}
+PRICES: dict[str, Any] = {"prompt_price": 1.0, "answer_price": 5.0, "machine_day_price": 5.0, "version_price": 63.0}
 
 
 @pytest.mark.parametrize(
-    ("words", "world"),
+    ("own", "known", "answer"),
     [
-        ("not shown to reach advise.minimum_accuracy = 0.9", World(own={"minimum_accuracy": 0.9})),
-        ("not shown to be more often right", replace(UNSURE, own={"differentiation": True})),
-        ("a day of it costs more than prompting", World(own={**TOKENS, "requests_a_day": 10})),
-        ("another adapter or other test rows", World(measured_adapter="b")),
-        ("leaves out what it costs to write the rows", World(own=TOKENS)),
-        ("warns about complete.coverage", World(failed={"complete": "warning"})),
+        ({}, BETTER, "fine-tune: it is right more often"),
+        ({"knowledge_changes": True, "task_changes": True}, BETTER, "retrieval"),
+        ({"task_changes": True, "differentiation": True}, BETTER, "prompting: settle"),
+        ({"differentiation": True}, WORSE, "few-shot prompting: it is right more often"),
+        ({"differentiation": True}, replace(EQUAL, rows=499), "few-shot prompting: 499 training rows are few"),
+        ({}, replace(BETTER, rows=499), "fine-tune: it is right more often"),
+        ({"differentiation": True}, replace(EQUAL, rows=500), "fine-tune: the behaviour is worth owning"),
+        ({}, EQUAL, "few-shot prompting: nothing"),
+        ({"differentiation": False}, EQUAL, "few-shot prompting: nothing"),
+        ({"minimum_accuracy": 0.25}, BETTER, "few-shot prompting: nothing"),
+        ({"minimum_accuracy": 0.26}, BETTER, "fine-tune: it is right more often"),
+        ({"requests_a_day": 1000}, EQUAL, "fine-tune: this many requests"),
+        ({"requests_a_day": 999}, EQUAL, "few-shot prompting: nothing"),
+        # A request costs 0.6, a day of the machine 5 and of the version 0.7: even at 9.5 requests a day.
+        ({"requests_a_day": 10, **PRICES}, EQUAL, "fine-tune: it costs less at this volume"),
+        ({"requests_a_day": 9, **PRICES}, EQUAL, "few-shot prompting: nothing"),
+        ({"latency_target_ms": 700}, replace(EQUAL, **P95), "fine-tune: it meets the latency target"),
+        ({"latency_target_ms": 800}, replace(EQUAL, **P95), "few-shot prompting: nothing"),
+        ({"latency_target_ms": 550}, replace(EQUAL, **P95), "few-shot prompting: nothing"),
+        ({"latency_target_ms": 700}, EQUAL, "few-shot prompting: nothing"),
     ],
 )
-def test_cautions_are_given_where_they_hold_and_only_there(words: str, world: World, folder: Path) -> None:
-    assert any(words in caution for caution in told(world)["cautions"])
-    assert not any(words in caution for caution in told(World())["cautions"])
+def test_the_first_branch_that_decides(own: dict[str, Any], known: advise.Measured, answer: str) -> None:
+    assert advise.recommendation(replace(NOTHING, **own), known).startswith(answer)
 
 
-@pytest.mark.parametrize("path", [tree.VALIDATE, tree.EVALUATE, tree.TRAINED, Path("params.yaml")])
-def test_a_missing_file_is_named_in_one_line(path: Path, folder: Path) -> None:
-    World().write(folder)
-    path.unlink()
-    result = run()
-    assert result.exit_code == 1
-    assert result.stderr.startswith(f"Error: {path}")
-    assert result.stderr.count("\n") == 1
+def test_the_break_even_by_hand() -> None:
+    # A request: 500 tokens at 1 and 20 at 5 a thousand. A day: 5 for the machine, 63 / 90 for the version.
+    assert advise.break_even(replace(NOTHING, **PRICES), BETTER) == pytest.approx(5.7 / 0.6)
+    assert advise.break_even(replace(NOTHING, **(PRICES | {"version_price": None})), BETTER) == pytest.approx(5 / 0.6)
+    free = replace(NOTHING, prompt_price=0.0, answer_price=0.0, machine_day_price=1.0)
+    assert advise.break_even(free, BETTER) == float("inf")
 
 
-@pytest.mark.parametrize("path", [tree.VALIDATE, tree.EVALUATE, tree.TRAINED, tree.LATENCY])
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"train": NaN}', "\ufeff{}"])
-def test_a_malformed_file_is_named_in_one_line(path: Path, text: str, folder: Path) -> None:
-    World().write(folder)
-    path.write_text(text, encoding="utf-8")
-    result = run()
-    assert result.exit_code == 1
-    assert result.stderr.startswith(f"Error: {path}: ")
-    assert result.stderr.count("\n") == 1
+@pytest.mark.parametrize("price", ["prompt_price", "answer_price", "machine_day_price", "tokens"])
+def test_there_is_no_break_even_while_a_figure_is_missing(price: str) -> None:
+    prices: dict[str, Any] = {name: None if name == price else value for name, value in PRICES.items()}
+    own = replace(NOTHING, **prices)
+    assert advise.break_even(own, replace(BETTER, tokens=None) if price == "tokens" else BETTER) is None
 
 
-def test_a_rate_that_is_none_is_refused(folder: Path) -> None:
-    result = run(World(few_shot=(1.2, 0.1, 0.2)))
-    assert "metrics/evaluate.json: few_shot.exact_match: " in result.stderr
-
-
-def test_the_advice_in_markdown_is_replaced_between_its_marks(folder: Path) -> None:
-    document = folder / "README.md"
-    document.write_text("<!-- advice -->\nold\n<!-- /advice -->\nrest\n", encoding="utf-8")
-    result = run(World(), "--write", "README.md")
-    assert document.read_text(encoding="utf-8") == (
-        f"<!-- advice -->\n```text\n{result.stdout}```\n<!-- /advice -->\nrest\n"
+def test_what_is_not_known_takes_one_line() -> None:
+    lines = list(advise.lines(replace(NOTHING, **PRICES, minimum_accuracy=0.9), replace(BETTER, **P95)))
+    assert len(lines) <= 12
+    assert lines[3] == "break-even with a hosted model: 10 requests a day"
+    assert "But the tuned model is not shown to reach minimum_accuracy = 0.9." in lines
+    assert lines[-1].endswith(
+        "sharpen it: knowledge_changes, task_changes, differentiation, latency_target_ms, requests_a_day"
     )
+
+
+@pytest.fixture
+def measured(here: Path) -> Path:
+    rate = {"exact_match": 0.3, "exact_match_low": 0.2, "exact_match_high": 0.4}
+    gain = {"exact_match": 0.1, "low": 0.05, "high": 0.15, "p_value": 0.01}
+    systems = {"few_shot": rate, "tuned": rate | {"exact_match": 0.35}, "gain_over_few_shot": gain}
+    writing.write_json(here / "metrics/evaluate.json", systems)
+    writing.write_json(here / "metrics/train.json", {"rows": 700})
+    (here / "advise.yaml").write_text(yaml.safe_dump({"advise": vars(NOTHING)}), encoding="utf-8")
+    return here
+
+
+def test_the_figures_are_read_where_they_stand(measured: Path) -> None:
+    speed = {"prompt_tokens": 50, "answer_tokens": 5.5, "p95_ms": 2, "p95_ms_low": 1, "p95_ms_high": 3}
+    systems = {"few_shot": speed, "tuned": speed | {"p95_ms": 1.5}}
+    assert advise.measured() == advise.Measured((0.3, 0.2, 0.4), (0.35, 0.2, 0.4), (0.1, 0.05, 0.15), 700)
+    writing.write_json(measured / "benchmarks/latency.json", {"systems": systems})
+    assert advise.measured() == advise.Measured(
+        (0.3, 0.2, 0.4), (0.35, 0.2, 0.4), (0.1, 0.05, 0.15), 700, (50, 5.5), (2, 1, 3), (1.5, 1, 3)
+    )
+    result = CliRunner().invoke(advise.main)
+    assert (result.exit_code, "Recommendation: fine-tune" in result.output) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "named"),
+    [
+        ("metrics/evaluate.json", None, "metrics/evaluate.json"),
+        ("metrics/evaluate.json", "[]", "gain_over_few_shot.exact_match"),
+        ("metrics/train.json", '{"rows":true}', "rows"),
+        ("metrics/train.json", "NaN", "NaN"),
+        ("benchmarks/latency.json", '{"systems":{}}', "systems.few_shot.prompt_tokens"),
+        ("advise.yaml", "advise: {lifetime_days: 0}", "lifetime_days"),
+    ],
+)
+def test_a_figure_that_is_missing_is_named(file: str, content: str | None, named: str, measured: Path) -> None:
+    (measured / file).unlink(missing_ok=True)
+    if content is not None:
+        (measured / file).parent.mkdir(exist_ok=True)
+        (measured / file).write_text(content, encoding="utf-8")
+    result = CliRunner().invoke(advise.main)
+    assert (result.exit_code, named in result.output) == (1, True), result.output
+
+
+def test_the_shipped_figures_are_empty_but_for_the_lifetime() -> None:
+    assert params.load("advise", advise.Own, ROOT / "advise.yaml") == NOTHING

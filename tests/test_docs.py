@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tools import advise, table
+from tools import table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -49,20 +49,15 @@ def test_a_generated_table_is_the_committed_result(page: str, mark: str) -> None
     assert table.put_all(text, table.read(ROOT / "metrics" / "detail")) == text, f"run: {MEND}"
 
 
-def test_the_advice_is_that_of_the_committed_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    assert advise.MARKS[0] in DECIDING
-    found = advise.put(DECIDING, advise.advice(advise.known()))
-    assert found == DECIDING, "run: python -m tools.advise --write docs/deciding.md"
-
-
-def test_constraints_hold_every_dependency_by_exact_version() -> None:
+def test_constraints_hold_every_dependency_by_exact_version_and_hash() -> None:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     wanted = {*project["project"]["dependencies"], *project["dependency-groups"]["dev"]}
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").split("\n")[:-1]
-    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9A-Za-z.]*", line) for line in lines)
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8").replace(" \\\n    --hash=", " --hash=")
+    lines = [line for line in text.split("\n")[:-1] if not line.startswith("#")]
+    exact = r"[A-Za-z0-9_.-]+==[0-9][0-9A-Za-z.]*( ; [^-]+)?( --hash=sha256:[0-9a-f]{64})+"
+    assert [line for line in lines if not re.fullmatch(exact, line)] == []
     pinned = {re.sub(r"[_.]", "-", line.split("==")[0].lower()) for line in lines}
     assert {name.lower().replace(".", "-") for name in wanted} <= pinned
 
@@ -81,6 +76,6 @@ def test_the_measurements_on_show_are_those_of_the_files() -> None:
     for name, shape in read("benchmarks/memory.json")["shapes"].items():
         sizes = " | ".join(f"{shape[f'{kind}_bytes'] / 1e9:.2f} GB" for kind in ("predicted", "measured"))
         assert f"| {name} | {shape['parameters'] / 1e6:.0f} M | {shape['tokens']} | {sizes} | " in page, name
-    for name, found in read("metrics/timing/latency.json")["systems"].items():
+    for name, found in read("benchmarks/latency.json")["systems"].items():
         times = "{p50_ms:.0f} ms | {p95_ms:.0f} ms [{p95_ms_low:.0f}, {p95_ms_high:.0f}] | +{prefix_ms:.0f} ms"
         assert f"{times.format(**found)} | {found['answers_per_second']:.2f} |" in page, name

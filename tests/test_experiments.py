@@ -1,20 +1,19 @@
-"""The experiments spoil, subset and rank what they say they do; what they measured is on show as it was measured."""
+"""The experiments spoil, subset, rank and compare what they say they do; the pages show the committed figures."""
 
 import random
+import subprocess
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
-import toy
+import yaml
+from click.testing import CliRunner
 from conftest import ROOT, SCHEMA
 
-from experiments import canaries, chain, learning_curve, page, ten_times
-from stages import build, train
-from stages.shared import contract, hashes, model, params, strict_json, writing
-from tools import history
+from experiments import canaries, learning_curve, page, seeds, ten_times, trial
+from stages.shared import contract, hashes, params, strict_json, writing, yaml12
 
 RULES = contract.load(SCHEMA)
 PAGE = ROOT / "docs" / "experiments.md"
@@ -32,95 +31,48 @@ def row(number: int) -> dict[str, Any]:
 ROWS = [row(number) for number in range(40)]
 
 
-def request(found: dict[str, Any]) -> str:
-    return str(found["turns"][0]["content"])
-
-
-def test_each_size_is_trained_for_the_same_epochs_and_for_enough_steps() -> None:
-    series = learning_curve.points((50, 800), epochs=3, batch=8)
-    sizes = {name: [(point.rows, point.epochs) for point in part] for name, part in series.items()}
-    assert sizes == {
-        "same epochs": [(50, 3), (800, 3), (None, 3)],
-        "enough steps": [(50, 24), (800, 3), (None, 3)],
-    }
-
-
-@pytest.fixture
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    toy.isolate(monkeypatch, tmp_path)
-    monkeypatch.chdir(tmp_path)
-    toy.run(tmp_path, "git", "init", "--quiet")
-    (tmp_path / "a.txt").write_text("a")
-    toy.commit(tmp_path, "first")
-    return tmp_path
-
-
-def experiment(repository: Path, name: str, epochs: int, rate: float) -> str:
-    """A commit with the dvc.lock of an experiment, and the ref that DVC would give it."""
-    stages: dict[str, Any] = {stage: {"deps": [{"path": "data/raw", "md5": "a"}]} for stage in learning_curve.MAKING}
-    stages["train"]["params"] = {"params.yaml": {"train": {"epochs": epochs, "learning_rate": rate}}}
-    writing.write_json(repository / "dvc.lock", {"stages": stages})
-    toy.commit(repository, name)
-    made = toy.run(repository, "git", "rev-parse", "HEAD").strip()
-    toy.run(repository, "git", "update-ref", f"refs/exps/ab/cdef/{name}", made)
-    return made
-
-
-def test_an_experiment_is_found_by_its_whole_name_and_its_recipe(repository: Path) -> None:
-    experiment(repository, "curve-100-rows-3-epochs", 3, 0.5)
-    made = experiment(repository, "curve-50-rows-9-epochs", 9, 0.1)
-    experiment(repository, "other", 3, 0.1)
-    assert learning_curve.found("curve-50-rows-9-epochs") == made
-    assert learning_curve.found("50-rows-9-epochs") is None
-    assert learning_curve.found("curve-100-rows-3-epochs") is None
-
-
-def test_uncommitted_changes_do_not_enter_an_experiment(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "is_recorded", lambda commit: True)
-    learning_curve.require_clean()
-    (repository / "a.txt").write_text("b")
-    with pytest.raises(click.ClickException, match="uncommitted changes"):
-        learning_curve.require_clean()
+def request(row: dict[str, Any]) -> str:
+    return str(row["turns"][0]["content"])
 
 
 def test_the_dose_is_spoiled_in_equal_shares_and_no_row_is_lost() -> None:
     spoiled = ten_times.messy(ROWS, 0.5)
     ways = Counter(way for way, _ in spoiled)
     assert ways == {"clean": 20} | {way.__name__: 4 for way in ten_times.RECIPE}
-    assert [found["id"] for _, found in spoiled] == [found["id"] for found in ROWS]
-    assert all(found is whole for (way, found), whole in zip(spoiled, ROWS, strict=True) if way == "clean")
+    assert [spoiled_row["id"] for _, spoiled_row in spoiled] == [spoiled_row["id"] for spoiled_row in ROWS]
+    assert all(spoiled_row is whole for (way, spoiled_row), whole in zip(spoiled, ROWS, strict=True) if way == "clean")
     assert ten_times.messy(ROWS, 0.5) == spoiled
 
 
 def test_label_noise_is_sound_json_of_another_row() -> None:
-    found = ten_times.label_noise(ROWS[0], ROWS, random.Random(1))  # noqa: S311
-    assert request(found) == request(ROWS[0])
-    assert ten_times.answer_of(found) in {ten_times.answer_of(other) for other in ROWS[1:]}
+    spoiled_row = ten_times.label_noise(ROWS[0], ROWS, random.Random(1))  # noqa: S311
+    assert request(spoiled_row) == request(ROWS[0])
+    assert ten_times.answer_of(spoiled_row) in {ten_times.answer_of(other) for other in ROWS[1:]}
 
 
 def test_a_conflict_asks_what_another_row_asks_and_answers_otherwise() -> None:
-    found = ten_times.conflict(ROWS[0], ROWS[1:], random.Random(1))  # noqa: S311
-    (twin,) = (other for other in ROWS if request(other) == request(found))
-    assert ten_times.answer_of(twin) != ten_times.answer_of(found)
+    spoiled_row = ten_times.conflict(ROWS[0], ROWS[1:], random.Random(1))  # noqa: S311
+    (twin,) = (other for other in ROWS if request(other) == request(spoiled_row))
+    assert ten_times.answer_of(twin) != ten_times.answer_of(spoiled_row)
 
 
 @pytest.mark.parametrize("seed", range(9))
 def test_inconsistent_keys_break_the_contract_but_not_json(seed: int) -> None:
-    found = ten_times.inconsistent_keys(ROWS[0], ROWS, random.Random(seed))  # noqa: S311
-    assert RULES.error(strict_json.parse(ten_times.answer_of(found))) is not None
+    spoiled_row = ten_times.inconsistent_keys(ROWS[0], ROWS, random.Random(seed))  # noqa: S311
+    assert RULES.error(strict_json.parse(ten_times.answer_of(spoiled_row))) is not None
 
 
 def test_single_quotes_are_not_json() -> None:
-    found = ten_times.single_quotes(ROWS[0], ROWS, random.Random(1))  # noqa: S311
+    spoiled_row = ten_times.single_quotes(ROWS[0], ROWS, random.Random(1))  # noqa: S311
     with pytest.raises(strict_json.JsonError):
-        strict_json.parse(ten_times.answer_of(found))
+        strict_json.parse(ten_times.answer_of(spoiled_row))
 
 
 def test_a_near_duplicate_has_two_letters_of_the_request_exchanged() -> None:
-    found = ten_times.near_duplicate(ROWS[0], ROWS[1:], random.Random(1))  # noqa: S311
-    assert request(found) not in {request(other) for other in ROWS}
-    twins = [other for other in ROWS if sorted(request(other)) == sorted(request(found))]
-    assert ten_times.answer_of(found) in {ten_times.answer_of(twin) for twin in twins}
+    spoiled_row = ten_times.near_duplicate(ROWS[0], ROWS[1:], random.Random(1))  # noqa: S311
+    assert request(spoiled_row) not in {request(other) for other in ROWS}
+    twins = [other for other in ROWS if sorted(request(other)) == sorted(request(spoiled_row))]
+    assert ten_times.answer_of(spoiled_row) in {ten_times.answer_of(twin) for twin in twins}
 
 
 def test_the_gate_is_counted_by_what_was_done() -> None:
@@ -157,51 +109,214 @@ def test_a_canary_is_asked_for_at_the_code(tokenizer: Any) -> None:
     canary = canaries.canaries()[0]
     asked = canaries.query(tokenizer, [], canary, "answer_alone", ["000000"])
     assert tokenizer.decode(asked.context).endswith(canary.before)
-    assert [tokenizer.decode(ids) for ids in asked.continuations] == [canary.code, "000000"]
+    assert [tokenizer.decode(ids) for ids in asked.codes] == [canary.code, "000000"]
 
 
-def test_a_model_that_saw_no_canary_knows_none(
-    base: Path, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_saw_no_canary_knows_none(base: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from peft import LoraConfig, get_peft_model
 
-    quantised = model.load_quantised(base, model.DEVICES["cpu-fp32"])
+    from stages.shared import loading, quantised
+
     lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
-    get_peft_model(quantised, lora).save_pretrained(tmp_path / "adapter")
-    writing.write_json(tmp_path / "prefix.json", [{"role": "system", "content": "Answer in JSON."}])
-    monkeypatch.setattr(chain, "BASE", base)
-    monkeypatch.setattr(chain, "PREFIX", tmp_path / "prefix.json")
+    get_peft_model(quantised.load(base, loading.DEVICES["cpu-fp32"]), lora).save_pretrained(here / "adapter")
+    writing.write_json(here / canaries.PREFIX, [{"role": "system", "content": "Answer in JSON."}])
+    monkeypatch.setattr(canaries, "BASE", base)
     monkeypatch.setattr(canaries, "CODES", 16)
-    planted = canaries.canaries()
-    for found in canaries.ask(tmp_path / "adapter", planted).values():
-        cells = canaries.figures(planted, found)
-        bits = [cell["exposure"] for part in cells.values() for cell in part.values()]
+    planted = canaries.canaries()[::6]
+    for known in canaries.ask(here / "adapter", planted).values():
+        bits = [one.exposure for one in known]
         assert 0 < sum(bits) / len(bits) < 3
-        assert {cell["n"] for part in cells.values() for cell in part.values()} == {canaries.EACH}
-        assert not any(known.extracted or known.recited for known in found)
+        assert not any(one.extracted or one.recited for one in known)
 
 
-def test_what_is_made_of_other_rows_params_or_base_is_made_again(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hashes, "of_folder", lambda base: "base")
-    chain.prepare(here / "run", {"train.epochs": 2})
-    writing.write_jsonl(here / "run" / "train.jsonl", [])
-    settings = asdict(params.load("train", train.Params, here / "run" / "params.yaml"))
-    made_from = {"train": hashes.of_file(here / "run" / "train.jsonl"), "params": settings, "base": "base"}
-    writing.write_json(here / "run" / "metrics.json", {})
-    writing.write_json(here / "run" / "adapter" / "made_from.json", made_from)
-    assert chain.is_made(here / "run")
-    chain.prepare(here / "run", {"train.epochs": 3})
-    assert not chain.is_made(here / "run")
+# Stages without a model: what they would have made, with the seed deciding which of ten answers are right.
+STAGES = """import json, pathlib, random, re, sys
+name, root = sys.argv[1], pathlib.Path(sys.argv[2])
+with (root / "ran.log").open("a") as log: log.write(name + "\\n")
+if name == (root / "break").read_text(): sys.exit("no room")
+def write(path, text):
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True); pathlib.Path(path).write_text(text)
+settings = dict(re.findall(r"^  (\\w+): (.*)$", pathlib.Path("params.yaml").read_text(), re.M))
+if name == "train":
+    own = {"base": "b", "device": "d", "train": "t", "versions": {}, "adapter": settings["seed"]}
+    own["params"] = {"seed": int(settings["seed"]), "epochs": int(settings["epochs"])}
+    write("models/adapter/made_from.json", json.dumps(own))
+if name == "merge":
+    write("models/merged/model.safetensors", "weights")
+if name == "predict":
+    assert pathlib.Path("models/merged/model.safetensors").read_text() == "weights"
+    assert pathlib.Path("data/chat/test.jsonl").is_symlink()
+    seed = json.loads(pathlib.Path("models/adapter/made_from.json").read_text())["adapter"]
+    write("data/predictions/tuned.jsonl", seed)
+if name == "evaluate":
+    chance = random.Random(pathlib.Path("data/predictions/tuned.jsonl").read_text())
+    verdicts = [chance.choice(["exact", "normalised", "not_json"]) for _ in range(10)]
+    rows = [{"id": f"t{n}", "group": "g", "tuned": {"verdict": v}} for n, v in enumerate(verdicts)]
+    write("metrics/outcomes.jsonl", "".join(json.dumps(row) + "\\n" for row in rows))
+"""
+DEPS = {"train": ["data/chat/train.jsonl"], "merge": [], "predict": ["data/chat/test.jsonl"], "evaluate": []}
 
 
-def test_rows_that_the_pipeline_would_build_become_the_same_examples() -> None:
-    talk = ROWS[0] | {"turns": [*ROWS[0]["turns"], *ROWS[1]["turns"]]}
-    for whole in (ROWS[0], talk):
-        by_hand = [(e["prompt"], e["answer"], e["group"]) for e in chain.examples([whole])]
-        assert by_hand == [(e["prompt"], e["answer"], e["group"]) for e in build.examples_of(whole, RULES)]
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository whose stages take no time and leave a line in ran.log."""
+    root = tmp_path / "repository"
+    root.mkdir()
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(params, "PARAMS", Path("params.yaml"))
+    (root / "stage.py").write_text(STAGES, encoding="utf-8")
+    (root / "break").write_text("", encoding="utf-8")
+    settings = {"seed": 5, "epochs": 2}
+    whole = yaml12.parse((ROOT / "params.yaml").read_text(encoding="utf-8"), "params.yaml")["train"] | settings
+    (root / "params.yaml").write_text(yaml.safe_dump({"train": whole}), encoding="utf-8")
+    stages = {name: {"cmd": f"python {root}/stage.py {name} {root}", "deps": deps} for name, deps in DEPS.items()}
+    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}), encoding="utf-8")
+    (root / "dvc.lock").write_text(yaml.safe_dump({"stages": {"train": {"cmd": "c", "deps": []}}}), encoding="utf-8")
+    for name in ("train", "test"):
+        writing.write_jsonl(root / f"data/chat/{name}.jsonl", [name])
+    made_from = {"train": hashes.of_file(root / "data/chat/train.jsonl"), "params": whole}
+    writing.write_json(root / "models/adapter/made_from.json", made_from)
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
+        author = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
+        subprocess.run(["git", *author, *command], check=True)  # noqa: S607
+    return root
 
 
-def test_the_page_has_the_committed_figures() -> None:
+def ran(repository: Path) -> list[str]:
+    log = repository / "ran.log"
+    return log.read_text(encoding="utf-8").split() if log.is_file() else []
+
+
+def call(*options: str) -> Any:
+    return CliRunner().invoke(seeds.main, ["--count=3", *options])
+
+
+def test_seeds_are_trained_by_the_stages_and_nothing_else_differs(repository: Path) -> None:
+    result = call()
+    assert result.exit_code == 0, result.output
+    recorded = strict_json.read(repository / seeds.OUT)
+    assert ran(repository) == [*trial.MODEL] * 3
+    assert (recorded["seeds"], recorded["trained_with"], recorded["n"]) == (3, [5, 6, 7], 10)
+    assert recorded["computed_from"]["params"] == {"epochs": 2}
+    assert recorded["computed_from"]["test"] == hashes.of_file(repository / "data/chat/test.jsonl")
+    assert len(set(recorded["right"].values())) > 1
+    for index, name in enumerate(sorted(recorded["times_right"])):
+        assert recorded["times_right"][name] == sum(int(line[index]) for line in recorded["right"].values())
+    exact = [line.count("1") / 10 for line in recorded["right"].values()]
+    assert recorded["rates"]["exact_match"] == exact
+    assert all(low <= high for low, high in zip(exact, recorded["rates"]["schema_valid"], strict=True))
+    assert not list(repository.rglob("*.safetensors"))
+    git = subprocess.run(["git", "log", "-1", "--format=%cs"], capture_output=True, text=True, check=True)  # noqa: S607
+    assert recorded["date"] == git.stdout.strip()
+
+
+def test_a_seed_that_is_done_is_not_trained_again(repository: Path) -> None:
+    (repository / "break").write_text("predict", encoding="utf-8")
+    assert call().exit_code == 1
+    assert ran(repository) == ["train", "merge", "predict"]
+    (repository / "break").write_text("", encoding="utf-8")
+    assert call().exit_code == 0
+    assert Counter(ran(repository)) == {"train": 3, "merge": 3, "predict": 4, "evaluate": 3}
+    first = (repository / seeds.OUT).read_bytes()
+    assert call().exit_code == 0
+    assert (repository / seeds.OUT).read_bytes() == first
+    assert Counter(ran(repository))["train"] == 3
+
+
+def test_trainings_of_another_state_are_refused(repository: Path) -> None:
+    assert call().exit_code == 0
+    lock = {"stages": {"train": {"cmd": "c", "deps": [{"path": "stages/train.py", "md5": "other"}]}}}
+    (repository / "dvc.lock").write_text(yaml.safe_dump(lock), encoding="utf-8")
+    result = call()
+    assert (result.exit_code, "other rows, params or code" in result.output) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"), [("data/chat/train.jsonl", "[]\n"), ("params.yaml", "train: {seed: 5, epochs: 3}\n")]
+)
+def test_a_model_of_other_rows_or_params_is_refused(file: str, content: str, repository: Path) -> None:
+    (repository / file).write_text(content, encoding="utf-8")
+    result = call()
+    assert (result.exit_code, "run `dvc repro` first" in result.output, ran(repository)) == (1, True, [])
+
+
+def test_adapters_of_different_params_are_not_compared(tmp_path: Path) -> None:
+    made = {"base": "b", "device": "d", "train": "t", "versions": {}, "params": {"seed": 1, "epochs": 2}}
+    for name, epochs in (("1", 2), ("2", 3)):
+        one = made | {"params": {"seed": int(name), "epochs": epochs}}
+        writing.write_json(tmp_path / name / "models/adapter/made_from.json", one)
+    with pytest.raises(click.ClickException, match="not made from the same"):
+        seeds.origin([tmp_path / "1", tmp_path / "2"])
+
+
+def test_the_parts_of_the_noise_by_hand() -> None:
+    # Rates 0.5 and 1: variance 1/8. Two of four rows flip, p (1 - p) = 1/4 each: 2/4 / 16 * 2 = 1/16.
+    noise = seeds.noise([[True, True, False, False], [True, True, True, True]])
+    assert (noise.spread, noise.flip_variance, noise.sigma_seed) == pytest.approx((8**-0.5, 1 / 16, 1 / 4))
+    assert seeds.flipping([[True, True, False, False], [True, True, True, True]]) == 0.5
+
+
+def test_steady_answers_make_no_noise() -> None:
+    assert seeds.noise([[True, False]] * 3) == seeds.Noise(0, 0, 0)
+
+
+@pytest.mark.parametrize("common", [0.0, 0.05])
+def test_a_common_effect_is_told_from_independent_flips(common: float) -> None:
+    """2,000 seeds whose rates shift by `common`, of rows that flip by themselves in one of five trainings."""
+    chance, n = random.Random(1), 200  # noqa: S311
+    shifts = [chance.gauss(0, common) for _ in range(2000)]
+    noise = seeds.noise([[chance.random() < 0.8 + shift for _ in range(n)] for shift in shifts])
+    assert noise.flip_variance == pytest.approx(0.8 * 0.2 / n, rel=0.1)
+    assert noise.sigma_seed == pytest.approx(common, abs=0.01)
+
+
+def test_each_size_is_trained_for_the_same_epochs_and_for_enough_steps() -> None:
+    series = learning_curve.points((50, 800), epochs=3, batch=8)
+    sizes = {name: [(point.rows, point.epochs) for point in part] for name, part in series.items()}
+    assert sizes == {
+        "same epochs": [(50, 3), (800, 3), (None, 3)],
+        "enough steps": [(50, 24), (800, 3), (None, 3)],
+    }
+
+
+def test_a_trial_reads_its_own_rows_and_what_it_made(repository: Path) -> None:
+    trial.prepare(repository / "run", {"train.epochs": 9}, {"data/chat/train.jsonl": ({"n": n} for n in range(2))})
+    trial.link(repository / "run", "data/chat")
+    own = repository / "run/data/chat"
+    assert (own / "train.jsonl").read_text(encoding="utf-8") == '{"n":0}\n{"n":1}\n'
+    assert (own / "test.jsonl").resolve() == repository / "data/chat/test.jsonl"
+    assert trial.load("run/params.yaml")["train"]["epochs"] == 9
+    assert trial.load("params.yaml")["train"]["epochs"] == 2
+
+
+@pytest.mark.parametrize("name", page.PARTS)
+def test_the_page_has_the_committed_figures(name: str) -> None:
     document = PAGE.read_text(encoding="utf-8")
-    assert all(f"<!-- {name} -->" in document for name in page.PARTS)
-    assert page.written(document, ROOT / page.FOLDER) == document, "run: python -m experiments.page docs/experiments.md"
+    if not (ROOT / page.FOLDER / f"{name}.json").is_file():
+        assert f"<!-- {name} -->" not in document
+        return
+    assert f"<!-- {name} -->" in document
+    assert page.written(document, ROOT / page.FOLDER) == document, "run: make pages"
+
+
+@pytest.mark.parametrize("broken", ["<!-- ten_times -->", "<!-- ten_times -->\n<!-- /ten_timse -->"])
+def test_a_mark_that_is_missing_is_named(broken: str, tmp_path: Path) -> None:
+    marks = "".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in page.PARTS)
+    document = marks.replace("<!-- ten_times -->\n<!-- /ten_times -->", broken)
+    writing.write_json(tmp_path / "seeds.json", NOISE)
+    for name in ("learning_curve", "ten_times", "canaries"):
+        (tmp_path / f"{name}.json").write_bytes((ROOT / page.FOLDER / f"{name}.json").read_bytes())
+    assert "Two of them disagree on 12.5%" in page.written(marks, tmp_path)
+    with pytest.raises(click.ClickException, match="/ten_times"):
+        page.written(document, tmp_path)
+
+
+METRIC = {"exact_match": 0.01}
+NOISE = {
+    "seeds": 8,
+    "n": 100,
+    "flipping": 0.125,
+    "rates": {"exact_match": [0.5, 0.6]},
+    "spread": METRIC,
+    "sigma_seed": METRIC,
+}

@@ -1,18 +1,21 @@
-"""The catalogue is right, the printed line is one that fetch takes, and each architecture runs from rows to answers."""
+"""What fits is let through, what can't is refused with the knob that helps, and each architecture runs."""
 
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+import yaml
 from click.testing import CliRunner
 from conftest import ROOT, SCHEMA, TEMPLATE, make_base, write_rows
 
-from stages import build, fetch, predict, train
-from stages.shared import memory, model
+from planning import memory
+from stages import build, fetch, merge, predict, train
+from stages.shared import loading, yaml12
 from tools import plan
 
 # How the two families begin a prompt: Qwen2.5 puts a system prompt of its own where there is none, Llama 3 a date.
@@ -29,91 +32,137 @@ QWEN = TEMPLATE.replace(
 )
 
 
-@pytest.fixture(autouse=True)
-def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+MODELS = yaml12.parse((ROOT / "catalogue.yaml").read_text(encoding="utf-8"), "catalogue.yaml")
+ROWS = [{"input_ids": [1] * length, "labels": [-100] * (length - 5) + [1] * 5} for length in (200, 100, 60, 20)]
+SETTINGS = train.Params(1, 1.0, 1e-3, 0.0, 4, 4, 0.0, 16, 32, 0.0)
+DEVICE = loading.DEVICES["cpu-fp32"]
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *options: str) -> str:
     monkeypatch.chdir(ROOT)
-
-
-def call(*options: str) -> str:
     result = CliRunner().invoke(plan.main, list(options), catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
 
 
-@pytest.mark.parametrize("name", plan.names())
-def test_the_catalogue_counts_parameters_exactly(name: str) -> None:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    chosen = plan.find(name)
-    with torch.device("meta"):
-        network = AutoModelForCausalLM.from_config(AutoConfig.for_model(**chosen.config))
-    assert chosen.parameters == sum(parameter.numel() for parameter in network.parameters())
-    assert chosen.parameters == memory.shape_of(chosen.config, name).parameters
-
-
-@pytest.mark.parametrize("name", plan.names())
-def test_the_smallest_card_is_the_one_worked_out(name: str) -> None:
-    chosen = plan.find(name)
-    assert chosen.smallest_card == plan.smallest_card(memory.shape_of(chosen.config, name), plan.current())
-
-
-def test_the_catalogue_holds_the_lessons_starting_points_and_the_default() -> None:
-    assert {"Llama-3.2-3B-Instruct", "Qwen2.5-7B-Instruct", "Llama-3.1-8B-Instruct", "Qwen2.5-14B-Instruct"} | {
-        plan.DEFAULT
-    } == set(plan.names())
-
-
-def test_the_lessons_shapes_are_the_catalogues() -> None:
-    for size, name in {"3B": "Llama-3.2-3B", "7B": "Qwen2.5-7B", "8B": "Llama-3.1-8B"}.items():
-        assert plan.SHAPES[size] == memory.shape_of(plan.find(f"{name}-Instruct").config, name)
-
-
-def test_the_table_on_show_is_what_the_tool_prints() -> None:
-    page = (ROOT / "docs" / "deciding.md").read_text(encoding="utf-8")
-    assert plan.BEGIN in page
-    assert plan.put(page, plan.lesson()) == page, "run: python -m tools.plan --write docs/deciding.md"
-
-
-@pytest.mark.parametrize("card", ["T4", "24GB", "80GB"])
-@pytest.mark.parametrize("name", plan.names())
-def test_the_printed_line_sets_knobs_that_exist_and_fit_the_card(name: str, card: str) -> None:
-    from ruamel.yaml import YAML
-
-    (line,) = (line for line in call("--model", name, "--card", card).split("\n") if line.startswith("dvc exp run"))
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_of_the_catalogue_prints_a_line_that_fetch_takes(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (line,) = re.findall(r"^dvc exp run (.*)$", call(monkeypatch, "--model", name, "--card", "80GB"), re.MULTILINE)
     knobs = dict(word.split("=", 1) for word in line.split() if "=" in word)
-    known = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    known = yaml12.parse((ROOT / "params.yaml").read_text(encoding="utf-8"), "params.yaml")
     assert all(knob.split(".")[1] in known[knob.split(".")[0]] for knob in knobs)
-    if knobs["fetch.source"] == "hub":
+    if name != plan.DEFAULT:
+        assert (knobs["fetch.source"], knobs["fetch.hub_id"]) == ("hub", MODELS[name]["id"])
         assert re.fullmatch(r"[0-9a-f]{40}", knobs["fetch.hub_revision"])
-    settings, (key, size) = plan.current(), plan.device_of(card)
-    run = plan.run_of(settings, model.DEVICES[key], "qlora", int(knobs["train.micro_batch_size"]))
-    assert plan.fits(memory.shape_of(plan.find(name).config, name), run, size)
 
 
-def test_prediction_goes_to_the_cpu_where_merging_does_not_fit() -> None:
-    assert "predict.device=cpu-fp32" in call("--model", "Qwen2.5-7B-Instruct", "--card", "24GB")
-    assert "predict.device" not in call("--model", "Qwen2.5-7B-Instruct", "--card", "80GB")
+def test_what_does_not_fit_prints_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(plan.CARDS, "T4", 8)
+    output = call(monkeypatch, "--model", "Qwen2.5-14B-Instruct", "--card", "T4")
+    assert "does not fit" in output
+    assert "cards that can train it: 16GB" in output
+    assert "dvc exp run" not in output
 
 
-def test_what_does_not_fit_prints_no_line() -> None:
-    said = call("--model", "Qwen2.5-14B-Instruct", "--card", "8GB")
-    assert "does not fit" in said
-    assert "dvc exp run" not in said
+def test_merging_takes_four_bytes_a_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = "merging needs 30.5 GB on the same device"
+    assert f"{line}, more than it has\n" in call(monkeypatch, "--model", "Qwen2.5-7B-Instruct", "--card", "24GB")
+    assert f"{line}\n" in call(monkeypatch, "--model", "Qwen2.5-7B-Instruct", "--card", "80GB")
 
 
-@pytest.mark.parametrize(("options", "named"), [(["--model", "GPT-9"], "GPT-9"), (["--card", "big"], "big")])
-def test_what_is_not_known_is_named(options: list[str], named: str) -> None:
-    result = CliRunner().invoke(plan.main, options)
+def test_an_unknown_model_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    result = CliRunner().invoke(plan.main, ["--model", "GPT-9"])
+    assert (result.exit_code, "GPT-9" in result.output, plan.DEFAULT in result.output) == (1, True, True)
+
+
+def test_the_largest_micro_batch_divides_the_batch(here: Path) -> None:
+    settings, facts = replace(SETTINGS, batch_size=6), MODELS[plan.DEFAULT]["config"]
+    shape, device = memory.shape_of(facts, plan.DEFAULT), loading.DEVICES["cuda-bf16"]
+    sizes = {
+        rows: memory.needed(shape, plan.run_of(settings, device, 256 * rows, 256 * rows, 64 * rows)) for rows in (3, 6)
+    }
+    assert plan.largest(shape, settings, device, sizes[6])[0] == 6
+    assert plan.largest(shape, settings, device, sizes[6] - 1)[0] == 3
+    assert plan.largest(shape, settings, device, 1)[0] == 0
+
+
+def test_the_next_run_takes_the_longest_rows_together() -> None:
+    run = plan.next_run(replace(SETTINGS, micro_batch_size=2), DEVICE, ROWS)
+    # 94 tokens of both prompts are the same
+    assert run == memory.Run(206, 400, 10, 16, bytes_per_value=4, checkpointing=False, on_cpu=True)
+
+
+SHAPE = memory.shape_of(MODELS[plan.DEFAULT]["config"], plan.DEFAULT)
+
+
+def needed(**changes: int) -> int:
+    return int(memory.needed(SHAPE, plan.next_run(replace(SETTINGS, **changes), DEVICE, ROWS))) + 1
+
+
+@pytest.mark.parametrize(
+    ("free", "message"),
+    [
+        (needed(micro_batch_size=2), r"; it fits with train.micro_batch_size=2$"),
+        (needed(micro_batch_size=1), r"; it fits with train.micro_batch_size=1$"),
+        (needed(micro_batch_size=1, lora_rank=8), r"; it fits with train.micro_batch_size=1, train.lora_rank=8$"),
+        (10**6, r"and 0.0 GB are free; choose a smaller model"),
+    ],
+)
+def test_what_cannot_fit_is_refused_with_the_knobs_that_help(
+    free: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "available", lambda device: free)
+    with pytest.raises(click.ClickException, match=message):
+        plan.check(SHAPE, SETTINGS, DEVICE, ROWS)
+
+
+def test_what_fits_is_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available", lambda device: needed())
+    assert "needs up to" in plan.check(SHAPE, SETTINGS, DEVICE, ROWS)
+
+
+@pytest.fixture
+def built(here: Path, base: Path) -> Path:
+    """A working folder after `dvc repro build`, as far as the plan reads it."""
+    (here / "models").mkdir()
+    (here / "models" / "base").symlink_to(base)
+    (here / "data/chat/prefix").mkdir(parents=True)
+    (here / "data/chat/prefix/tuned.json").write_text('[{"role":"system","content":"JSON."}]', encoding="utf-8")
+    rows = [
+        {"id": f"r{n}", "prompt": [{"role": "user", "content": "buy eggs " * n}], "answer": "{}"} for n in range(1, 20)
+    ]
+    write_rows(here / "data/chat/train.jsonl", rows)
+    return here
+
+
+@pytest.mark.parametrize("file", ["models/base", "data/chat/train.jsonl", "data/chat/prefix/tuned.json"])
+def test_what_is_not_built_is_not_checked(file: str, built: Path) -> None:
+    (built / file).unlink()
+    result = CliRunner().invoke(plan.main, ["--check"])
+    assert (result.exit_code, f"not checked: {file}" in result.output) == (0, True)
+
+
+def test_the_check_reads_the_rows_that_come_next(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available", lambda device: 10**6)
+    result = CliRunner().invoke(plan.main, ["--check"])
     assert result.exit_code == 1
-    assert named in result.output
+    monkeypatch.setattr(memory, "available", lambda device: 10**10)
+    result = CliRunner().invoke(plan.main, ["--check"])
+    assert (result.exit_code, result.output[:10]) == (0, "plan: trai")
+    lengths = [len(row["input_ids"]) for row in plan.encoded()]
+    assert lengths == sorted(lengths, reverse=True)
+    assert len(set(lengths)) > 10
 
 
-def test_longer_rows_take_more() -> None:
-    def peak(*options: str) -> float:
-        return float(re.search(r"QLoRA needs ([\d.]+)", call("--card", "80GB", *options))[1])  # type: ignore[index]
-
-    assert peak("--length", "2048") > peak("--length", "64")
+def test_another_architecture_is_not_checked(built: Path, tmp_path: Path) -> None:
+    (built / "models" / "base").unlink()
+    (built / "models" / "base").mkdir()
+    (built / "models" / "base" / "config.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")
+    result = CliRunner().invoke(plan.main, ["--check"])
+    assert (result.exit_code, "not checked" in result.output, "gpt2" in result.output) == (0, True, True)
 
 
 def family(folder: Path, kind: str, template: str, marks: tuple[str, str]) -> Path:
@@ -151,17 +200,14 @@ def invoke(command: click.Command, **options: Any) -> None:
 def test_each_architecture_runs_from_rows_to_answers(
     here: Path, kind: str, template: str, marks: tuple[str, ...], name: str
 ) -> None:
-    from ruamel.yaml import YAML
-
-    yaml = YAML()
-    document = yaml.load((here / "params.yaml").read_text(encoding="utf-8"))
+    document = yaml12.parse((here / "params.yaml").read_text(encoding="utf-8"), "params.yaml")
     document["fetch"].update(source="path", path=str(family(here / "local", kind, template, marks)))  # type: ignore[arg-type]
-    document["train"].update(device="cpu-fp32", epochs=1)
+    document["compute"].update(device="cpu-fp32")
+    document["train"].update(epochs=1)
     document["build"].update(few_shot_examples=1, max_refused=1.0)
     document["chat"].update(max_length=400)
-    document["predict"].update(device="cpu-fp32", max_new_tokens=32)
-    with (here / "params.yaml").open("w", encoding="utf-8") as file:
-        yaml.dump(document, file)
+    document["predict"].update(max_new_tokens=32)
+    (here / "params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
     rows = [
         {"id": f"r{n}", "source": f"rows.jsonl:{n}", "turns": [
             {"role": "user", "content": f"add call number {n}"},
@@ -175,11 +221,12 @@ def test_each_architecture_runs_from_rows_to_answers(
     write_rows(here / "test.jsonl", [row | {"id": f"t{n}"} for n, row in enumerate(rows[:2])])
     files = {"train": "train.jsonl", "test": "test.jsonl", "schema": "schema.json", "base": "models/base"}
     invoke(build.main, **files, out="chat", metrics="build.json")
-    shared = {"base": "models/base", "prefix": "chat/prefix/tuned.json", "timing": "timing.json"}
+    prefix = {"prefix": "chat/prefix/tuned.json", "timings": "timings.json"}
     losses = {"train_loss": "train.csv", "valid_loss": "valid.csv", "metrics": "train.json"}
     data = {"train": "chat/train.jsonl", "valid": "chat/valid.jsonl"}
-    invoke(train.main, **shared, **data, **losses, out="adapter")
-    invoke(predict.main, **shared, adapter="adapter", rows="chat/test.jsonl", out="answers.jsonl")
+    invoke(train.main, **prefix, **data, **losses, base="models/base", out="adapter")
+    invoke(merge.main, base="models/base", adapter="adapter", out="merged")
+    invoke(predict.main, model="merged", rows="chat/test.jsonl", out="answers.jsonl", timings="timings.json")
     assert len((here / "answers.jsonl").read_text(encoding="utf-8").strip().split("\n")) == 2
     config = json.loads((here / "models/base/config.json").read_text(encoding="utf-8"))
     assert config["architectures"] == [f"{name}ForCausalLM"]

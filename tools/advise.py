@@ -1,126 +1,156 @@
-"""Should this be a fine-tune? The decision tree of the SFT lesson, answered from this repository's own evidence.
+"""Should this be a fine-tune? The usual decision tree, answered from what this repository has measured.
 
-In: metrics/validate.json, metrics/evaluate.json, metrics/timing/train.json, metrics/timing/latency.json (which
-tools.latency writes; it may be absent), and your own figures in params.yaml, section `advise`. Out: an answer to each
-question with its evidence and file, or what to fill in; then a recommendation, and the break-even in requests a day.
-
-With --write, the advice also replaces the one between the marks in a Markdown file.
+In: metrics/evaluate.json, metrics/train.json, benchmarks/latency.json where there is one, and your own figures in
+advise.yaml. Out: a line for each question that can be answered, a recommendation, and which figures would sharpen it.
+Where a measurement and a rule of thumb disagree, the measurement decides: the paired gain over few-shot prompting
+before the number of rows, the calculated price before the number of requests.
 """
 
-import json
-import textwrap
-from dataclasses import asdict
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import click
+from annotated_types import Ge
 
-from stages.shared import params, writing
-from tools import table
-from tools.advising import cost, evidence, tree
-from tools.advising.tree import EVALUATE, LATENCY, MEASURE, TRAINED, VALIDATE, Evidence, Known
+from stages.shared import cli, params, strict_json
 
-MARKS = ("<!-- advice -->", "<!-- /advice -->")
-WIDTH = 116
-# What the lesson makes of each answer: no, yes.
-LESSON = {
-    "Q0": ("continue", "use RAG"),
-    "Q1": ("use prompting, iterate on the behaviour", "continue"),
-    "Q2": ("few-shot prompting, or collect more", "continue"),
-    "Q3": ("calculate the costs", "fine-tuning is likely justified"),
-    "Q4": ("consider RAG with prompting", "fine-tuning is likely appropriate"),
-    "Q5": ("weigh the total cost", "fine-tuning creates an advantage"),
-}
+OWN, EVALUATED, TRAINED = Path("advise.yaml"), Path("metrics/evaluate.json"), Path("metrics/train.json")
+LATENCY = Path("benchmarks/latency.json")
+ENOUGH_ROWS, MANY_REQUESTS = 500, 1000  # rules of thumb: worth trying; likely to pay, where prices are not known
+Amount = Annotated[float, Ge(0)]
+Interval = tuple[float, float, float]  # value, low, high
 
 
-def known() -> Known:
-    """Read everything. Raises InputError for a file that is missing, but for the latency, or not what it should be."""
-    measured = evidence.read(LATENCY, evidence.Latency, evidence.MEASURE) if LATENCY.exists() else None
-    return Known(
-        own=params.load("advise", evidence.Own),
-        validated=evidence.read(VALIDATE, evidence.Validated),
-        evaluated=evidence.read(EVALUATE, evidence.Evaluated),
-        trained=evidence.read(TRAINED, evidence.Trained),
-        latency=measured,
-    )
+@dataclass(frozen=True)
+class Own:
+    """The user's own figures. None: not known."""
+
+    knowledge_changes: bool | None
+    task_changes: bool | None
+    differentiation: bool | None
+    minimum_accuracy: params.Share | None
+    latency_target_ms: params.Positive | None
+    requests_a_day: Amount | None
+    prompt_price: Amount | None
+    answer_price: Amount | None
+    machine_day_price: Amount | None
+    version_price: Amount | None
+    lifetime_days: params.Positive
 
 
-def accuracy(facts: Known) -> dict[str, Any]:
-    measured = facts.evaluated
-    systems = ", ".join(f"{name} {getattr(measured, name)}" for name in ("zero_shot", "few_shot", "tuned"))
-    texts = f"exact match: {systems}", f"gain of tuned over few_shot {measured.gain_over_few_shot}"
-    unknown = tree.fill_in("minimum_accuracy") if facts.own.minimum_accuracy is None else ()
-    return {"evidence": [asdict(Evidence(text, str(EVALUATE))) for text in texts], "unknown": unknown}
+@dataclass(frozen=True)
+class Measured:
+    """What this repository knows; what `benchmarks.latency` has not measured is None. p95 in milliseconds."""
+
+    few_shot: Interval
+    tuned: Interval
+    gain: Interval
+    rows: float
+    tokens: tuple[float, ...] | None = None  # of a few-shot prompt, and of its answer
+    few_shot_p95: Interval | None = None
+    tuned_p95: Interval | None = None
 
 
-def break_even(facts: Known) -> dict[str, Any]:
-    """`requests_a_day`: None where it is not known, or where the tuned model never costs less; `evidence` says how."""
-    costs, own = facts.costs, facts.own
-    if costs is None:
-        unknown = [*tree.fill_in(*cost.missing(own)), *([] if facts.latency else [MEASURE])]
-        return {"requests_a_day": None, "evidence": [], "unknown": unknown}
-    least = costs.break_even()
-    paid = "by the token" if costs.basis == "tokens" else "by the hour of a busy machine"
-    kept = f"on {own.machine_hours_a_day:g} hours a day" if costs.machine else "paid only while it answers"
-    found = [
-        Evidence("at no volume" if least is None else f"from {least} requests a day on", str(params.PARAMS)),
-        Evidence(f"1,000 requests to {facts.rival}, paid {paid}: {1000 * costs.prompted:.3g}", str(LATENCY)),
-        Evidence(
-            f"1,000 requests to the tuned model on a busy machine: {1000 * costs.tuned:.3g}; it is {kept}", str(LATENCY)
-        ),
-        Evidence(f"a version: {costs.version * own.lifetime_days:.3g}, for {own.lifetime_days:g} days", str(TRAINED)),
-    ]
-    return {"requests_a_day": least, "evidence": [asdict(item) for item in found], "unknown": []}
+def figures(file: Path, *paths: str) -> Any:
+    """The numbers at some dotted paths of a JSON file. Raises InputError naming what is missing."""
+    document, numbers = strict_json.read(file), []
+    for path in paths:
+        value = document
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise cli.InputError(f"{file}: {path} is not a number")
+        numbers.append(float(value))
+    return tuple(numbers)
 
 
-def advice(facts: Known) -> dict[str, Any]:
-    """Everything that is said, as data."""
-    answers = tree.questions(facts)
-    return {
-        "questions": [asdict(answer) for answer in answers],
-        "accuracy": accuracy(facts),
-        "break_even": break_even(facts),
-        **asdict(tree.decide(facts, answers)),
-    }
+def measured() -> Measured:
+    def interval(file: Path, path: str) -> Any:
+        return figures(file, path, f"{path}_low", f"{path}_high")
+
+    gain = figures(EVALUATED, *(f"gain_over_few_shot.{name}" for name in ("exact_match", "low", "high")))
+    few_shot, tuned = (interval(EVALUATED, f"{system}.exact_match") for system in ("few_shot", "tuned"))
+    rows = figures(TRAINED, "rows")[0]
+    if not LATENCY.is_file():
+        return Measured(few_shot, tuned, gain, rows)
+    tokens = figures(LATENCY, "systems.few_shot.prompt_tokens", "systems.few_shot.answer_tokens")
+    few_shot_p95, tuned_p95 = (interval(LATENCY, f"systems.{system}.p95_ms") for system in ("few_shot", "tuned"))
+    return Measured(few_shot, tuned, gain, rows, tokens, few_shot_p95, tuned_p95)
 
 
-def details(found: dict[str, Any]) -> list[str]:
-    """Indented lines for evidence, and for what is not known."""
-    lines = [f"{item['text']} ({item['file']})" for item in found["evidence"]]
-    return [indented(line) for line in [*lines, *(f"not known: {todo}" for todo in found["unknown"])]]
+def break_even(own: Own, known: Measured) -> float | None:
+    """Requests a day from which the tuned model's machine costs less than prompting a hosted one; None: not known."""
+    if known.tokens is None or own.machine_day_price is None or own.prompt_price is None or own.answer_price is None:
+        return None
+    request = (known.tokens[0] * own.prompt_price + known.tokens[1] * own.answer_price) / 1000
+    return (own.machine_day_price + (own.version_price or 0) / own.lifetime_days) / request if request else math.inf
 
 
-def indented(text: str) -> str:
-    return textwrap.fill(text, WIDTH, initial_indent="   ", subsequent_indent="     ", break_on_hyphens=False)
+def faster(target: float | None, few_shot: Interval | None, tuned: Interval | None) -> bool:
+    """Whether the tuned model is shown to meet the latency target, and few-shot prompting to miss it."""
+    return None not in (target, few_shot, tuned) and few_shot[1] > target >= tuned[2]  # type: ignore[index,operator]
 
 
-def render(found: dict[str, Any]) -> list[str]:
-    lines = []
-    for item in found["questions"]:
-        answer = item["answer"]
-        said = "not known" if answer is None else f"{'yes' if answer else 'no'}: {LESSON[item['id']][answer]}"
-        lines += [f"{item['id']} {item['question']} {said}", *details(item)]
-    lines += ["Accuracy", *details(found["accuracy"]), "Break-even", *details(found["break_even"])]
-    lines += [f"Recommendation: {found['recommendation']}", *(indented(f"because {why}") for why in found["reasons"])]
-    return [*lines, *(indented(f"but {caution}") for caution in found["cautions"])]
+def reasons(own: Own, known: Measured) -> Iterator[str]:
+    """What speaks for fine-tuning."""
+    even, requests = break_even(own, known), own.requests_a_day or 0
+    if requests >= (MANY_REQUESTS if even is None else even):
+        yield "this many requests usually pay for it" if even is None else "it costs less at this volume"
+    if faster(own.latency_target_ms, known.few_shot_p95, known.tuned_p95):
+        yield "it meets the latency target and prompting does not"
+    if own.differentiation:
+        yield "the behaviour is worth owning"
+    minimum = own.minimum_accuracy
+    if known.gain[1] > 0 and (minimum is None or known.few_shot[1] < minimum):
+        yield "it is right more often than few-shot prompting, beyond chance"
 
 
-def put(document: str, found: dict[str, Any]) -> str:
-    """The document with the advice between its marks."""
-    return table.put(document, ["```text", *render(found), "```"], MARKS)
+def recommendation(own: Own, known: Measured) -> str:
+    """Down the tree to the first branch that decides."""
+    why = list(reasons(own, known))
+    if own.knowledge_changes:
+        return "retrieval: answers depend on facts that change, which training does not teach"
+    if own.task_changes:
+        return "prompting: settle the behaviour first; a prompt is changed in a minute"
+    if known.gain[2] < 0:
+        return "few-shot prompting: it is right more often than the tuned model, beyond chance"
+    if known.rows < ENOUGH_ROWS and known.gain[1] <= 0:
+        return f"few-shot prompting: {known.rows:.0f} training rows are few; collect more"
+    if why:
+        return f"fine-tune: {'; '.join(why)}"
+    return "few-shot prompting: nothing that is known speaks for fine-tuning"
+
+
+def lines(own: Own, known: Measured) -> Iterator[str]:
+    """At most ten lines."""
+
+    def shown(value: Interval, style: str = ".3f") -> str:
+        return "{:{f}} [{:{f}}, {:{f}}]".format(*value, f=style)
+
+    yield f"exact match: few-shot {shown(known.few_shot)}, tuned {shown(known.tuned)}, gain {shown(known.gain, '+.3f')}"
+    yield f"training rows: {known.rows:.0f}; the rule of thumb asks for {ENOUGH_ROWS}"
+    if known.few_shot_p95 and known.tuned_p95:
+        few_shot, tuned = shown(known.few_shot_p95, ".0f"), shown(known.tuned_p95, ".0f")
+        yield f"95 of 100 answers within: few-shot {few_shot} ms, tuned {tuned} ms"
+    even = break_even(own, known)
+    if even is not None:
+        yield f"break-even with a hosted model: {even:,.0f} requests a day"
+    yield f"Recommendation: {recommendation(own, known)}"
+    if recommendation(own, known).startswith("fine-tune"):
+        yield "But prompting was measured with this base model; a larger one may do better with a prompt alone."
+        if own.minimum_accuracy is not None and known.tuned[1] < own.minimum_accuracy:
+            yield f"But the tuned model is not shown to reach minimum_accuracy = {own.minimum_accuracy:g}."
+    unknown = [name for name, value in vars(own).items() if value is None]
+    if unknown:
+        yield f"These figures in {OWN} would sharpen it: {', '.join(unknown)}"
 
 
 @click.command(help=__doc__)
-@click.option("--json", "as_json", is_flag=True, help="print the advice as one JSON object")
-@click.option("--write", type=click.Path(path_type=Path, exists=True), help="Markdown file to put the advice into")
-def main(as_json: bool, write: Path | None) -> None:
-    found = advice(known())
-    printed = json.dumps(found, ensure_ascii=False, indent=2, allow_nan=False) if as_json else "\n".join(render(found))
-    click.echo(printed)
-    if write:
-        document = put(write.read_text(encoding="utf-8"), found)
-        with writing.replacing(write) as file:
-            file.write(document)
+def main() -> None:
+    click.echo("\n".join(lines(params.load("advise", Own, OWN), measured())))
 
 
 if __name__ == "__main__":

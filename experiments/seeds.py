@@ -1,0 +1,122 @@
+"""Retraining noise: train the committed state again with other seeds, and see how much the answers move.
+
+    python -m experiments.seeds
+
+In: a repository whose pipeline has run. Out: metrics/experiments/seeds.json. The trainings differ in nothing but
+train.seed. `spread`: the standard deviation of a rate over the seeds. `flip_variance`: the variance that answers which
+flip independently of each other would give alone; `sigma_seed`: what is left, an effect that a seed has on all answers
+(Jordan 2023, arXiv 2304.01910). `times_right`: of each test row, in how many trainings its answer was exact; `right`:
+the same by seed, a digit for each row in the order of their ids. A training that is done is not done again.
+"""
+
+import math
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from experiments import trial
+from stages import train
+from stages.shared import cli, hashes, params, scoring, strict_json, writing
+
+SCRATCH = Path(".dvc/tmp/seeds")
+OUT = Path("metrics/experiments/seeds.json")
+TEST = Path("data/chat/test.jsonl")
+Table = Sequence[Sequence[bool]]  # by seed, then by test row: whether the answer counts
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Of one rate over K seeds: its standard deviation, and the two parts of its variance."""
+
+    spread: float
+    flip_variance: float
+    sigma_seed: float
+
+
+def noise(right: Table) -> Noise:
+    """Raises ValueError for fewer than two seeds or no rows."""
+    seeds, n = len(right), len(right[0])
+    rates = [sum(row) / n for row in right]
+    mean = sum(rates) / seeds
+    variance = sum((rate - mean) ** 2 for rate in rates) / (seeds - 1)
+    shares = [sum(by_seed) / seeds for by_seed in zip(*right, strict=True)]
+    flips = sum(p * (1 - p) for p in shares) / n**2 * seeds / (seeds - 1)
+    return Noise(math.sqrt(variance), flips, math.sqrt(max(0.0, variance - flips)))
+
+
+def flipping(right: Table) -> float:
+    """The share of answers that are right with one seed and wrong with another, on average over pairs of seeds."""
+    seeds, n = len(right), len(right[0])
+    times: list[int] = [sum(by_seed) for by_seed in zip(*right, strict=True)]
+    return sum(2 * k * (seeds - k) for k in times) / float(seeds * (seeds - 1) * n)
+
+
+def origin(folders: Sequence[Path]) -> dict[str, Any]:
+    """What all trainings share. Raises InputError where one of them was made from something else."""
+    made = [strict_json.read(folder / "models/adapter/made_from.json") for folder in folders]
+    names = ("base", "device", "train", "versions")
+    shared = [
+        {**{name: one[name] for name in names}, "params": {k: v for k, v in one["params"].items() if k != "seed"}}
+        for one in made
+    ]
+    for folder, one in zip(folders, shared, strict=True):
+        if one != shared[0]:
+            raise cli.InputError(f"{folder} and {folders[0]} were not made from the same; remove one of them")
+    return {**shared[0], "test": hashes.of_file(TEST)}
+
+
+def result(seeds: Sequence[int], folders: Sequence[Path], date: str) -> dict[str, Any]:
+    """The file, from what the trials left."""
+    answered = [{outcome.id: outcome.verdict for outcome in trial.outcomes(folder)} for folder in folders]
+    ids = sorted(answered[0])
+    tables = {
+        metric: [[scoring.counts(verdict[name], metric) for name in ids] for verdict in answered]
+        for metric in scoring.METRICS
+    }
+    noises, exact = {metric: noise(table) for metric, table in tables.items()}, tables["exact_match"]
+    return {
+        "seeds": len(seeds),
+        "trained_with": list(seeds),
+        "date": date,
+        "n": len(ids),
+        "rates": {metric: [sum(row) / len(ids) for row in table] for metric, table in tables.items()},
+        **{part: {name: getattr(n, part) for name, n in noises.items()} for part in Noise.__annotations__},
+        "flipping": flipping(exact),
+        "times_right": dict(zip(ids, map(sum, zip(*exact, strict=True)), strict=True)),
+        "right": {str(seed): "".join("01"[hit] for hit in row) for seed, row in zip(seeds, exact, strict=True)},
+        "computed_from": origin(folders),
+    }
+
+
+def commit_date() -> str:
+    git = subprocess.run(["git", "log", "-1", "--format=%cs"], capture_output=True, text=True, check=False)  # noqa: S607
+    if git.returncode:
+        raise cli.InputError(f"git: {git.stderr.strip()[:200] or 'no commit here'}")
+    return git.stdout.strip()
+
+
+@click.command(help=__doc__)
+@click.option("--count", default=8, show_default=True, type=click.IntRange(2, 1000), help="how many trainings")
+@cli.path_option("--scratch", "folder for the trainings", required=False, default=SCRATCH, show_default=True)
+@cli.path_option("--out", "file for the result", required=False, default=OUT, show_default=True)
+def main(count: int, scratch: Path, out: Path) -> None:
+    trial.require_reproduced()
+    first, date = params.load("train", train.Params).seed, commit_date()
+    seeds = range(first, first + count)
+    folders = [scratch.absolute() / str(seed) for seed in seeds]
+    for seed, folder in zip(seeds, folders, strict=True):
+        trial.prepare(folder, {"train.seed": seed}, {})
+        trial.run(folder, *trial.MODEL)
+        trial.drop_weights(folder)
+    figures = result(seeds, folders, date)
+    writing.write_json(out, figures)
+    rates, spread = figures["rates"]["exact_match"], figures["spread"]["exact_match"]
+    click.echo(f"seeds: exact match {min(rates):.3f} to {max(rates):.3f}, spread {spread:.4f}, {count} trainings")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""A trial: stages of dvc.yaml, run in a folder of their own with other rows or params.
+
+Commands are those of dvc.yaml. What a stage reads and the trial has not made is linked from the repository. A stage
+that is done is not run again, so an experiment that was interrupted goes on.
+"""
+
+import hashlib
+import os
+import shlex
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stages.shared import cli, hashes, params, scoring, strict_json, writing, yaml12
+
+MODEL = ("train", "merge", "predict", "evaluate")  # from chat rows to verdicts
+MERGED = "models/merged"
+
+
+def load(name: str) -> dict[str, Any]:
+    """A YAML file of the repository, which is the working folder. Raises InputError."""
+    try:
+        return yaml12.parse(Path(name).read_text(encoding="utf-8"), name)
+    except (OSError, UnicodeDecodeError) as error:
+        raise cli.InputError(
+            f"{name}: {error}; run this in the folder of the repository, after `make repro`"
+        ) from error
+
+
+def require_reproduced() -> None:
+    """Raise InputError unless the adapter was made from the training rows and params that are here."""
+    made_from = strict_json.read(Path("models/adapter/made_from.json"))
+    rows, settings = hashes.of_file(Path("data/chat/train.jsonl")), load(str(params.PARAMS)).get("train")
+    if (made_from["train"], made_from["params"]) != (rows, settings):
+        raise cli.InputError("models/adapter is not of these rows and params; run `dvc repro` first")
+
+
+def prepare(folder: Path, changes: Mapping[str, Any], rows: Mapping[str, Iterable[Any]]) -> None:
+    """Make the folder: params.yaml with changes such as {"train.epochs": 6}, and JSON Lines files by their paths.
+
+    Raises InputError where the folder holds a trial of something else.
+    """
+    import yaml
+
+    document = load(str(params.PARAMS))
+    for name, value in changes.items():
+        section, key = name.split(".")
+        document[section][key] = value
+    texts = {path: "".join(strict_json.compact(line) + "\n" for line in lines) for path, lines in rows.items()}
+    own = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in texts.items()}
+    trained = load("dvc.lock").get("stages", {}).get("train", {})
+    made_of = {"params": document, "rows": own, "train": {key: trained.get(key) for key in ("cmd", "deps")}}
+    record = folder / "made_of.json"
+    if record.is_file() and strict_json.read(record) != made_of:
+        raise cli.InputError(f"{folder} holds a trial of other rows, params or code; remove it or name another folder")
+    writing.write_json(record, made_of)
+    for path, text in (texts | {"params.yaml": yaml.safe_dump(document, sort_keys=False)}).items():
+        with writing.replacing(folder / path) as file:
+            file.write(text)
+
+
+def run(folder: Path, *stages: str) -> None:
+    """Run the stages in turn. Raises InputError when one stops."""
+    pipeline = load("dvc.yaml")["stages"]
+    for stage in stages:
+        done = folder / f"{stage}.done"
+        if done.is_file():
+            continue
+        click.echo(f"{folder.name}: {stage}", err=True)
+        for path in pipeline[stage]["deps"]:
+            link(folder, path)
+        env = os.environ | {"PYTHONPATH": str(Path.cwd())}
+        if subprocess.run(shlex.split(pipeline[stage]["cmd"]), cwd=folder, env=env, check=False).returncode:
+            raise cli.InputError(f"{folder}: the stage {stage} stopped; the reason stands above")
+        done.touch()
+
+
+def link(folder: Path, path: str) -> None:
+    """Give the folder every file of the repository at or below `path` that it has not made itself."""
+    source = Path.cwd() / path
+    for file in [source] if source.is_file() else sorted(source.rglob("*")):
+        target = folder / file.relative_to(Path.cwd())
+        if file.is_file() and file.suffix != ".py" and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(file)
+
+
+def drop_weights(folder: Path) -> None:
+    """The merged model takes as much room as the base, and is made again from the adapter within seconds."""
+    for file in (folder / MERGED).glob("*.safetensors"):
+        file.unlink()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the tuned model's answer to a test row is worth; `group` names the row's conversation."""
+
+    id: str
+    group: str
+    verdict: str
+
+
+def outcomes(folder: Path) -> list[Outcome]:
+    rows = strict_json.read_jsonl(folder / "metrics/outcomes.jsonl")
+    return [Outcome(row["id"], row["group"], row["tuned"]["verdict"]) for row in rows]
+
+
+def hits(folder: Path, metric: str = "exact_match") -> list[bool]:
+    return [scoring.counts(outcome.verdict, metric) for outcome in outcomes(folder)]
