@@ -67,7 +67,7 @@ class Rows:
 
     @property
     def names(self) -> list[str]:
-        return [row.id for row in (*self.items, *self.documents)]
+        return [item.id for item in self.items] + [row.id for row in self.documents]
 
     @property
     def tokens(self) -> list[int]:

@@ -28,8 +28,11 @@ class Running:
     port: int
     engine: serve.Engine
 
-    def client(self, key: str = "none") -> openai.OpenAI:
+    def client(self, key: str = "none") -> Any:
         return openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key=key, max_retries=0, timeout=30)
+
+    def complete(self, messages: list[dict[str, str]], **options: Any) -> Any:
+        return self.client().chat.completions.create(model="models/merged", messages=messages, **options)
 
     def send(self, raw: bytes) -> socket.socket:
         link = socket.create_connection(("127.0.0.1", self.port), timeout=30)
@@ -95,17 +98,16 @@ def running(engine: serve.Engine) -> Iterator[Running]:
 
 
 def test_openais_client_gets_the_answer(running: Running) -> None:
-    client = running.client()
-    said = client.chat.completions.create(model="models/merged", messages=MESSAGES, temperature=0)
+    said = running.complete(MESSAGES, temperature=0)
     assert (said.choices[0].message.content, said.choices[0].finish_reason) == (ANSWER, "stop")
     tokenizer = running.engine.tokenizer
     assert said.usage.completion_tokens == len(tokenizer.encode(ANSWER))
     assert said.usage.total_tokens == said.usage.prompt_tokens + said.usage.completion_tokens
-    assert [model.id for model in client.models.list()] == ["models/merged"]
+    assert [model.id for model in running.client().models.list()] == ["models/merged"]
 
 
 def test_the_answer_streams(running: Running) -> None:
-    chunks = list(running.client().chat.completions.create(model="models/merged", messages=MESSAGES, stream=True))
+    chunks = list(running.complete(MESSAGES, stream=True))
     parts = [chunk.choices[0].delta.content or "" for chunk in chunks]
     assert "".join(parts) == ANSWER
     assert len(parts) > 5
@@ -114,14 +116,14 @@ def test_the_answer_streams(running: Running) -> None:
 
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
 def test_an_answer_is_cut_at_the_wanted_length(running: Running, field: str) -> None:
-    said = running.client().chat.completions.create(model="models/merged", messages=MESSAGES, **{field: 3})
+    said = running.complete(MESSAGES, **{field: 3})
     assert (said.usage.completion_tokens, said.choices[0].finish_reason) == (3, "length")
     assert ANSWER.startswith(said.choices[0].message.content)
 
 
 def test_an_answer_is_never_longer_than_prediction_allows(engine: serve.Engine) -> None:
     with serving(replace(engine, max_answer=5)) as short:
-        said = short.client().chat.completions.create(model="models/merged", messages=MESSAGES, max_tokens=9)
+        said = short.complete(MESSAGES, max_tokens=9)
     assert said.usage.completion_tokens == 5
 
 
@@ -135,14 +137,14 @@ def test_a_character_is_streamed_once_it_is_complete(running: Running, monkeypat
         yield 0, generate.Answer("a€b", 1, len(ids), False)
 
     monkeypatch.setattr(generate, "greedy", greedy)
-    chunks = running.client().chat.completions.create(model="models/merged", messages=MESSAGES, stream=True)
+    chunks = running.complete(MESSAGES, stream=True)
     assert [part for chunk in chunks if (part := chunk.choices[0].delta.content)] == ["a", "€", "b"]
 
 
 def test_a_grammar_holds_the_answer_to_the_contract(engine: serve.Engine) -> None:
     other = [{"role": "user", "content": "what else is there in the garden"}]
     with serving(replace(engine, grammar=grammar.load(SCHEMA, engine.tokenizer))) as held:
-        said = held.client().chat.completions.create(model="models/merged", messages=other)
+        said = held.complete(other)
     assert said.choices[0].message.content.startswith('{"action":"')
 
 
@@ -203,12 +205,10 @@ def test_a_key_is_asked_for(engine: serve.Engine) -> None:
     with serving(engine, key="secret") as locked:
         assert len(list(locked.client("secret").models.list())) == 1
         assert locked.client("secret").chat.completions.create(model="models/merged", messages=MESSAGES)
-        for call in (
-            lambda client: client.models.list(),
-            lambda client: client.chat.completions.create(model="models/merged", messages=MESSAGES),
-        ):
-            with pytest.raises(openai.AuthenticationError, match="missing or wrong"):
-                call(locked.client("secrets"))
+        with pytest.raises(openai.AuthenticationError, match="missing or wrong"):
+            locked.client("secrets").models.list()
+        with pytest.raises(openai.AuthenticationError, match="missing or wrong"):
+            locked.complete(MESSAGES)
 
 
 # --- turns ---
@@ -335,10 +335,10 @@ def test_it_listens_on_this_machine_with_the_limits_of_params(
     started: dict[str, Any] = {}
     monkeypatch.setattr("uvicorn.Server.run", lambda server: started.update(config=server.config))
     monkeypatch.setenv("LOCKSTEP_API_KEY", "secret")
-    engines: list[serve.Engine] = []
-    monkeypatch.setattr(serve, "app", lambda engine, key, hosts: engines.append(engine) or (key, hosts))
+    monkeypatch.setattr(serve, "app", lambda *given: given)
     ran = CliRunner().invoke(serve.main, ["--model", str(merged), "--allow-host", "tasks.example"])
     assert ran.exit_code == 0, ran.output
     assert (started["config"].host, started["config"].port) == ("127.0.0.1", 8000)
-    assert started["config"].app == ("secret", ("tasks.example",))
-    assert (engines[0].max_prompt, engines[0].max_answer, engines[0].grammar) == (256, 64, None)
+    engine, key, hosts = started["config"].app
+    assert (key, hosts) == ("secret", ("tasks.example",))
+    assert (engine.max_prompt, engine.max_answer, engine.grammar) == (256, 64, None)

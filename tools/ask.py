@@ -66,8 +66,8 @@ def main(request: str, model: Path, schema: Path, constrained: bool) -> None:
         quiet()
         text, broken = judge(answer(request, model, schema if constrained else None), rules)
     except cli.InputError as error:
-        error.exit_code = 2  # 1 says that the answer breaks the contract
-        raise
+        error.show()
+        sys.exit(2)
     click.echo(text)
     click.echo(f"contract: {broken or 'ok'}", err=True)
     sys.exit(1 if broken else 0)

@@ -94,7 +94,8 @@ class Engine:
     async def answer(self, body: Body, gone: Callable[[], Awaitable[bool]]) -> AsyncIterator[str | Answer]:
         """The text so far after each token, at last the whole answer. `gone`: whether the client has left."""
         prompt = self.prompt(body)
-        room = min(self.max_answer, *(body.get(n, self.max_answer) for n in ("max_tokens", "max_completion_tokens")))
+        room = min(self.max_answer, body.get("max_tokens", self.max_answer))
+        room = min(room, body.get("max_completion_tokens", room))
         if self.accepted >= self.queue:
             raise HTTPException(503, f"{self.queue} requests are waiting; try again later", {"Retry-After": "1"})
         loop, items, left = asyncio.get_running_loop(), asyncio.Queue[Any](), threading.Event()
@@ -130,7 +131,8 @@ class Engine:
         if body.get("model", self.name) != self.name:
             raise HTTPException(404, f"model: {body['model']!r} is not served here, {self.name!r} is")
         try:
-            ids = chat.prompt_ids(self.tokenizer, [dict(message) for message in body["messages"]])
+            turns = [{"role": str(m["role"]), "content": m["content"]} for m in body["messages"]]
+            ids = chat.prompt_ids(self.tokenizer, turns)
         except TemplateError as error:
             raise HTTPException(400, f"messages: {error}") from error
         if len(ids) > self.max_prompt:
@@ -244,8 +246,8 @@ def app(engine: Engine, key: str | None = None, hosts: tuple[str, ...] = ()) -> 
         if body.get("stream"):
             first = await anext(texts)  # before that a refusal still has its status
             return StreamingResponse(events(engine.name, first, texts), media_type="text/event-stream")
-        *_, answer = [text async for text in texts]
-        return JSONResponse(whole(engine.name, answer))
+        answers = [item async for item in texts if isinstance(item, Answer)]
+        return JSONResponse(whole(engine.name, answers[0]))
 
     return Starlette(
         routes=[
@@ -292,8 +294,7 @@ def config(served: Starlette, host: str, port: int) -> Any:
             if self.cycle is None or self.cycle.response_complete:
                 self.transport.close()
 
-    quiet = {"log_level": "error", "server_header": False}
-    return Config(served, host=host, port=port, http=Impatient, ws="none", lifespan="off", **quiet)
+    return Config(served, host, port, http=Impatient, ws="none", lifespan="off", log_level="error", server_header=False)
 
 
 def load(folder: Path, schema: Path | None) -> Engine:

@@ -9,6 +9,7 @@ answer is read from stdin and printed with its due date resolved. Exit status 2:
 """
 
 import re
+import sys
 from collections.abc import Iterable
 from datetime import date, datetime
 from typing import Any
@@ -42,9 +43,9 @@ def resolve(expression: str, today: date) -> date:
     """
     try:
         if expression in NAMED:
-            return today + NAMED[expression]
+            return _after(today, NAMED[expression])
         if expression.startswith("next_") and (weekday := expression.removeprefix("next_")) in WEEKDAYS:
-            return today + SUNDAY + NAMED[weekday]
+            return _after(today, SUNDAY, NAMED[weekday])
         return _counted(expression, today)
     except (ValueError, OverflowError) as error:
         raise InputError(f"{expression!r} is no due date as seen from {today}: {error}") from error
@@ -53,7 +54,7 @@ def resolve(expression: str, today: date) -> date:
 def _counted(expression: str, today: date) -> date:
     """The forms with numbers: in_3_days, day_15, 03-15, 2027-03-15. Raises ValueError."""
     if match := re.fullmatch(r"in_([1-9][0-9]?)_(days|weeks|months)", expression):
-        return today + relativedelta(**{match[2]: int(match[1])})  # type: ignore[arg-type]
+        return _after(today, relativedelta(**{match[2]: int(match[1])}))
     if match := re.fullmatch(r"day_([1-9]|[12][0-9]|3[01])", expression):
         return _next(int(match[1]), today, (relativedelta(months=count) for count in range(13)))
     if match := re.fullmatch(r"([0-9]{2})-([0-9]{2})", expression):
@@ -65,9 +66,15 @@ def _counted(expression: str, today: date) -> date:
     raise ValueError("it is not in the vocabulary")
 
 
-def _next(day: int, today: date, steps: Iterable[relativedelta]) -> date:
+def _after(day: date, *steps: Any) -> date:
+    for step in steps:
+        day = day + step
+    return day
+
+
+def _next(day: int, today: date, steps: Iterable[Any]) -> date:
     """The first month at one of the steps that has such a day, today or later."""
-    candidates = (today + step + relativedelta(day=day) for step in steps)
+    candidates = (_after(today, step, relativedelta(day=day)) for step in steps)
     return next(found for found in candidates if found.day == day and found >= today)
 
 
@@ -90,11 +97,11 @@ def main(expression: str | None, today: datetime) -> None:
     try:
         if expression is not None:
             return click.echo(resolve(expression, today.date()).isoformat())
-        text = click.get_binary_stream("stdin").read().decode("utf-8", "surrogateescape")
+        text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
         return click.echo(strict_json.compact(with_iso_date(contract.parse_answer(text), today.date())))
     except InputError as error:
-        error.exit_code = 2
-        raise
+        error.show()
+        sys.exit(2)
 
 
 if __name__ == "__main__":

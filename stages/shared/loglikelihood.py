@@ -108,7 +108,7 @@ def _rate(model: Any, queries: Sequence[Query]) -> list[list[Rating]]:
     packed = pack(queries)
     inputs = {name: tensor.to(model.device) for name, tensor in packed.inputs.items()}
     targets = torch.tensor(packed.targets, device=model.device)
-    kept, back = torch.tensor(packed.predicted_at, device=model.device).unique(return_inverse=True)
+    kept, back = torch.unique(torch.tensor(packed.predicted_at, device=model.device), return_inverse=True)
     logits = model(**inputs, use_cache=False, logits_to_keep=kept).logits[0].float()
     likeliest = (logits.argmax(-1)[back] == targets).cpu()
     nats = (logits[back, targets] - logits.logsumexp(-1)[back]).to("cpu", torch.float64)
