@@ -73,7 +73,7 @@ def _values(root: Any, schema: Any, path: Path = (), above: tuple[str, ...] = ()
             yield from _values(root, inner, (*path, str(name)), above)
 
 
-def coverage(table: Table, values: list[SchemaValue]) -> list[tuple[int, str]]:
+def coverage(table: Table, values: list[SchemaValue]) -> list[tuple[float, str]]:
     """For each value the number of sound rows that have it in an answer."""
     rows = sound(table)
     return [(sum(any(map(value.is_in, row.examples)) for row in rows), str(value)) for value in values]

@@ -1,22 +1,20 @@
 """Representative of real use: how far the requests that people really make are from the rows.
 
-In: a folder of unlabelled requests. It is private: Git leaves it out, and what is found in it goes to the terminal and
-into that folder, never into a file that is committed or pushed. docs/data-checklist.md explains the figures.
+In: a folder of unlabelled requests. It is private: Git leaves it out, and its figures and examples go to the terminal
+only, never into a file. docs/data-checklist.md explains the figures and where their limits come from.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from stages.checklist import page
 from stages.checklist.row import Tables, sound_examples
 from stages.checklist.verdicts import NOT_MEASURED, Verdict, judge_numbers
 from stages.shared import rows, strict_json, text
 from stages.shared.cli import InputError
 
-# Cosine of the TF-IDF vectors of two requests, over runs of 3 to 5 characters within words: a word, its forms and its
-# misspellings share most of them, and the words that every request has weigh little. Below this they share a few words,
-# and not what is asked: 'wake me up at seven' and 'put up shelves on friday' have 0.3.
+# Cosine of the TF-IDF vectors of two requests over runs of 3 to 5 characters. Below it they may share words, but not
+# what is asked.
 FAR = 0.4
 SAMPLE = 2000  # estimates a share to ±2 percentage points
 
@@ -24,14 +22,12 @@ FIGURES = ("far_from_train", "far_from_test", "openings", "content_words")
 
 
 def judge(tables: Tables, folder: Path, suites_folder: Path) -> list[Verdict]:
-    """How far the rows are from the requests in `folder`; it gets a page of its own there, which quotes them."""
+    """The verdicts on how far the rows are from the requests in `folder`."""
     requests = read(folder)
     if not requests:
         return not_measured(f"no requests in {folder}")
     numbers = {name: [share] for name, share in shares(requests, tables).items()}
-    verdicts = judge_numbers(numbers, suites_folder / "usage.json", "usage")
-    page.write(folder / "checklist.html", [f"{len(requests)} requests in {folder}"], verdicts)
-    return verdicts
+    return judge_numbers(numbers, suites_folder / "usage.json", "usage")
 
 
 def not_measured(why: str) -> list[Verdict]:
