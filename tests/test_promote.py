@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from ruamel.yaml import YAML
+
+from stages.shared import yaml12
 
 BIN = Path(sys.executable).parent
 TOY = """\
@@ -61,7 +62,7 @@ def test_the_registry_is_tags_and_nothing_else(toy: Path) -> None:
 
 
 def test_every_artifact_is_an_output_of_a_stage_and_says_what_it_is() -> None:
-    document = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+    document = yaml12.parse((ROOT / "dvc.yaml").read_text(encoding="utf-8"), "dvc.yaml")
     outs = {out for stage in document["stages"].values() for out in stage.get("outs", []) if isinstance(out, str)}
     assert {"adapter", "merged", "gguf"} <= set(document["artifacts"])
     for artifact in document["artifacts"].values():

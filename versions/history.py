@@ -24,6 +24,7 @@ METRICS, OUTCOMES = "metrics/evaluate.json", "metrics/outcomes.jsonl"
 NAMES = Path("data/README.md")
 NAMED = re.compile(r"^\|\s*([^|`\s]+)\s*\|\s*`([0-9a-f]{32}(?:\.dir)?)`\s*\|", re.MULTILINE)
 MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
+ITEM = {"path", "md5", "hash", "size", "nfiles", "isexec"}
 OBJECT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 VALUES = 100_000  # more in one YAML file than any of ours has: anchors can make a small file explode
 # No hook, no program that the configuration names, no replaced objects, and every path is meant as it is written.
@@ -131,7 +132,7 @@ def working_tree() -> str:
     """
     listed = git("ls-files", "-zco", "--exclude-standard").decode("utf-8", "surrogateescape").split("\0")
     modes = {path: mode for path in sorted({*listed} - {""}) if (mode := _mode(Path(path)))}
-    lines = [f"{mode} {oid}\t{path}\0" for (path, mode), oid in zip(modes.items(), _stored(list(modes)), strict=True)]
+    lines = [f"{mode} {oid}\t{path}\0" for (path, mode), oid in zip(modes.items(), blob_ids(modes, "-w"), strict=True)]
     with tempfile.TemporaryDirectory() as folder:
         index = Path(folder) / "index"
         git("update-index", "-z", "--index-info", given="".join(lines).encode("utf-8", "surrogateescape"), index=index)
@@ -149,13 +150,14 @@ def _mode(path: Path) -> str:
     return "100755" if mode & stat.S_IXUSR else "100644"
 
 
-def _stored(paths: list[str]) -> list[str]:
-    """Blob ids of files as they are, without filters. Git's list of paths can't hold a line break: those go alone."""
-    plain = [path for path in paths if "\n" not in path]
+def blob_ids(paths: Iterable[str], *options: str) -> list[str]:
+    """Git's ids of files here as they are, without filters. A name that its list of paths can't hold goes alone."""
+    paths = list(paths)
+    plain = [path for path in paths if "\n" not in path and not path.startswith('"')]
     given = "".join(f"{path}\n" for path in plain).encode("utf-8", "surrogateescape")
-    oids = git("hash-object", "-w", "--no-filters", "--stdin-paths", given=given).decode().split()
-    known = dict(zip(plain, oids, strict=True))
-    return [known.get(path) or git("hash-object", "-w", "--no-filters", "--", path).decode().strip() for path in paths]
+    command = ("hash-object", "--no-filters", *options)
+    known = dict(zip(plain, git(*command, "--stdin-paths", given=given).decode().split(), strict=True))
+    return [known.get(path) or git(*command, "--", path).decode().strip() for path in paths]
 
 
 def tree_of(rev: str | None) -> str:
@@ -235,13 +237,17 @@ def folder_md5(entries: dict[str, str]) -> str:
     return str(tree.hash_info.value)
 
 
-def content_hash(tree: str, path: str) -> str | None:
-    """DVC's md5 of a file or folder as a commit or tree holds it, DVC-tracked files included; None without any."""
+def content_hash(tree: str, path: str, also: dict[str, str] | None = None) -> str | None:
+    """DVC's md5 of a file or folder as a commit or tree holds it, None without any.
+
+    Files that `dvc add` tracks are part of it, and so are those in `also`: md5 by path inside the folder.
+    """
     held = files(tree, path)
     if path in held:
         return _md5(held[path])
     entries = {name: _md5(oid) for name, oid in held.items()} | pointers(tree, path)
-    return folder_md5({name.removeprefix(f"{path}/"): md5 for name, md5 in entries.items()}) if entries else None
+    inside = {name.removeprefix(f"{path}/"): md5 for name, md5 in entries.items()} | (also or {})
+    return folder_md5(inside) if inside else None
 
 
 def pointers(tree: str, *paths: str) -> dict[str, str]:
@@ -261,12 +267,17 @@ def pointers(tree: str, *paths: str) -> dict[str, str]:
 def _pointed_to(path: str, oid: str) -> tuple[str, str]:
     """What one *.dvc file points to. Nothing but the file beside it that it is named after is taken for an answer."""
     name = PurePosixPath(path).name.removesuffix(".dvc")
-    match parse_yaml(blobs([oid])[0], path).get("outs"):
-        case [{"path": target, "md5": str(md5)}] if target == name and MD5.fullmatch(md5):
-            if not (md5.endswith(".dir") or name.startswith(".") or name.endswith(".dvc") or not name.isprintable()):
-                return path.removesuffix(".dvc"), md5
+    document = parse_yaml(blobs([oid])[0], path)
+    try:
+        [out] = document["outs"]
+        target, md5 = _item(out)
+        fits = target == name and document.keys() == {"outs"} and not md5.endswith(".dir")
+        if fits and name.isprintable() and not (name.startswith(".") or name.endswith(".dvc")):
+            return path.removesuffix(".dvc"), md5
+    except (AttributeError, KeyError, TypeError, ValueError):
+        pass
     raise InputError(
-        f"{printable(path)} does not point to one file beside it named {name!r}; `dvc add` files one by one"
+        f"{printable(path)} doesn't point to just the file beside it, {name!r}; `dvc add` files one by one"
     )
 
 
@@ -288,16 +299,20 @@ def _lock(oid: str, name: str) -> Lock:
 
 
 def _stage(entry: dict[str, Any]) -> Stage:
-    deps, outs = (
-        {item["path"]: item["md5"] for item in entry.get(key, []) if "md5" in item} for key in ("deps", "outs")
-    )
-    for path, md5 in [*deps.items(), *outs.items()]:
-        if not (isinstance(path, str) and MD5.fullmatch(md5)):
-            raise ValueError(f"no path and md5: {path!r}, {md5!r}")
+    deps, outs = (dict(_item(item) for item in entry.get(key, []) if "md5" in item) for key in ("deps", "outs"))
     params = {str(file): dict(values) for file, values in entry.get("params", {}).items()}
     return Stage(str(entry["cmd"]), deps, outs, params)
 
 
+def _item(item: dict[str, Any]) -> tuple[str, str]:
+    """A path and its md5. DVC follows other keys to other places, so that an entry with any more is refused."""
+    path, md5 = item["path"], item["md5"]
+    if not (isinstance(path, str) and MD5.fullmatch(md5)) or item.keys() - ITEM or item.get("hash", "md5") != "md5":
+        raise ValueError(f"no path with its md5: {item!r:.200}")
+    return path, md5
+
+
+@cache
 def parse_yaml(content: bytes, name: str) -> dict[str, Any]:
     """A YAML mapping that somebody else wrote. Raises InputError for what isn't one, or grows without end."""
     try:

@@ -1,10 +1,32 @@
-"""Does the record of a version (dvc.lock, metrics) belong to its data, params and code?"""
+"""Does the record of a version (dvc.lock, metrics) belong to its data, params and code?
 
+In: a commit or tree. Out: what is wrong, each with its file. Everything is read from Git's objects by the readers of
+this project, so a stranger's dvc.yaml is neither run nor handed to DVC. Answers and models are not in Git: where
+outcomes, rates and dvc.lock agree, they may still be made up together. AS_WRITTEN says so; only a new run can tell.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice, product
+from posixpath import normpath
+from typing import Any
 
+from stages.shared import scoring, strict_json
 from stages.shared.cli import InputError
 from versions import history
+from versions.history import LOCK, METRICS, OUTCOMES, Lock
+
+AS_WRITTEN = "The answers are not in Git: these figures are as their author recorded them until somebody runs it again."
+PIPELINE, PARAMS, PINS = "dvc.yaml", "params.yaml", "constraints.txt"
+APART = ("metrics/experiments", "metrics/timing")  # of no stage
+DETAIL = "metrics/detail/evaluate.json"
+MARKERS = [re.compile(marker, re.MULTILINE) for marker in (rb"^<{7} ", rb"^={7}\r?$", rb"^>{7} ")]
+PIN = re.compile(r"^([\w.-]+)==([^\s;\\+]+)", re.MULTILINE)
+MOST = 1000  # stages that one matrix may stand for
+TOLERANCE = 1e-9
+KEYS = {"always_changed", "cmd", "deps", "desc", "frozen", "matrix", "meta", "metrics", "outs", "params", "plots"}
 
 
 @dataclass(frozen=True)
@@ -15,23 +37,241 @@ class Problem:
     reason: str
 
 
-def problems(tree: str) -> list[Problem]:
-    """Everything wrong with the record of a commit or tree, from Git's objects alone."""
+@dataclass(frozen=True)
+class Declared:
+    """One stage of dvc.yaml: outputs with whether DVC's cache holds them, keys of params by file (none: all of it)."""
+
+    cmd: str
+    deps: tuple[str, ...]
+    outs: dict[str, bool]
+    params: dict[str, tuple[str, ...]]
+
+
+# What dvc.yaml declares
+
+
+def pipeline(content: bytes, params: bytes = b"{}") -> dict[str, Declared]:
+    """The stages of a dvc.yaml by name, each matrix laid out. Raises InputError for what isn't understood."""
+    context = history.parse_yaml(params, PARAMS)
     try:
-        lock = history.lock(tree)
-    except InputError as error:
-        return [Problem(history.LOCK, error.message)]
-    recorded = {history.RAW: lock.deps.get(history.RAW)} | {
-        path: lock.outs.get(path) for path in (history.METRICS, history.OUTCOMES)
+        stages = history.parse_yaml(content, PIPELINE).get("stages", {})
+        return dict(named for name, entry in stages.items() for named in _laid_out(str(name), entry, context))
+    except (AttributeError, KeyError, StopIteration, TypeError, ValueError) as error:
+        raise InputError(f"{PIPELINE} can't be followed: {history.printable(str(error) or repr(error))}") from None
+
+
+def _laid_out(name: str, entry: dict[str, Any], context: dict[str, Any]) -> Iterator[tuple[str, Declared]]:
+    if entry.keys() - KEYS:
+        raise ValueError(f"{name} uses {', '.join(map(str, entry.keys() - KEYS))}")
+    matrix: dict[str, list[Any]] = entry.get("matrix", {})
+    every = list(islice(product(*matrix.values()), MOST + 1))
+    if len(every) > MOST:
+        raise ValueError(f"{name} stands for more than {MOST} stages")
+    for values in every:
+        suffix = f"@{'-'.join(map(str, values))}" if matrix else ""
+        yield name + suffix, _declared(entry, context | {"item": dict(zip(matrix, values, strict=True))})
+
+
+def _declared(entry: dict[str, Any], context: dict[str, Any]) -> Declared:
+    def text(value: Any) -> str:
+        return re.sub(r"\$\{\s*([^}]*?)\s*\}", lambda match: str(_at(context, match[1])), str(value))
+
+    def items(key: str) -> Iterator[tuple[str, Any]]:
+        for item in entry.get(key, []):
+            yield next(iter(item.items())) if isinstance(item, dict) else (item, None)
+
+    outs = {
+        normpath(text(path)): not (isinstance(options, dict) and options.get("cache") is False)
+        for key in ("outs", "metrics", "plots")
+        for path, options in items(key)
     }
-    return [
-        Problem(path, f"not what {history.LOCK} records; run dvc repro")
-        for path, md5 in recorded.items()
-        if not md5 or md5 != history.content_hash(tree, path)
-    ]
+    params: dict[str, tuple[str, ...]] = {}
+    for item in entry.get("params", []):
+        for file, keys in item.items() if isinstance(item, dict) else [(PARAMS, [item])]:
+            params[text(file)] = (*params.get(text(file), ()), *map(text, keys or []))
+    return Declared(text(entry["cmd"]), tuple(normpath(text(path)) for path, _ in items("deps")), outs, params)
+
+
+def _at(values: Any, path: str) -> Any:
+    """The value at `a.b.c`. Raises KeyError where there is none."""
+    for key in path.split("."):
+        if not isinstance(values, dict):
+            raise KeyError(key)
+        values = values[key]
+    return values
+
+
+# What is wrong
+
+
+def problems(tree: str) -> list[Problem]:
+    """Everything wrong with the record of a commit or tree, from its files to its figures."""
+    return list(_problems(tree)) if history.OBJECT.fullmatch(tree) else list(_problems.__wrapped__(tree))
 
 
 @cache
+def _problems(tree: str) -> tuple[Problem, ...]:
+    checks: dict[Callable[[str], Iterable[Problem]], str] = {
+        _conflicts: LOCK,
+        _unparsable: METRICS,
+        _stale: LOCK,
+        _disagreements: OUTCOMES,
+        _libraries: PINS,
+    }
+    found: list[Problem] = []
+    for check, file in checks.items():
+        try:
+            found += check(tree)
+        except InputError as error:
+            found.append(Problem(file, error.message))
+    return tuple(dict.fromkeys(found))
+
+
 def is_recorded(commit: str) -> bool:
     """True when the metrics of a commit are those of its data, params and code."""
     return not problems(commit)
+
+
+def _conflicts(tree: str) -> Iterator[Problem]:
+    """Files that still hold both sides of a merge."""
+    held = history.files(tree)
+    for path, content in zip(held, history.blobs(held.values()), strict=True):
+        if all(marker.search(content) for marker in MARKERS):
+            yield Problem(path, "holds conflict markers")
+
+
+def _unparsable(tree: str) -> Iterator[Problem]:
+    """Metrics that are not strict JSON; NaN is not."""
+    held = {path: oid for path, oid in history.files(tree, "metrics").items() if path.endswith((".json", ".jsonl"))}
+    for path, content in zip(held, history.blobs(held.values()), strict=True):
+        try:
+            _json(content, lines=path.endswith("l"))
+        except InputError as error:
+            yield Problem(path, error.message)
+
+
+def _json(content: bytes, lines: bool) -> list[Any]:
+    values = []
+    for number, line in enumerate(content.rstrip(b"\n").split(b"\n") if lines else [content], start=1):
+        try:
+            values.append(strict_json.parse(line.decode("utf-8")))
+        except ValueError as error:
+            raise InputError(f"line {number}: {error}" if lines else str(error)) from None
+    return values
+
+
+def _stale(tree: str) -> Iterator[Problem]:
+    """Where dvc.lock disagrees with dvc.yaml, with the files that Git holds, or with itself."""
+    lock = history.lock(tree)
+    declared = pipeline(history.read(tree, PIPELINE) or b"{}", history.read(tree, PARAMS) or b"{}")
+    users: dict[str, list[str]] = {}
+    for name, stage in declared.items():
+        for file in _outdated(tree, name, stage, declared, lock):
+            users.setdefault(file, []).append(name)
+    for file, names in users.items():
+        yield Problem(file, f"not what {LOCK} says {', '.join(names)} ran with; run dvc repro")
+    outs = {path: name for name, stage in declared.items() for path in stage.outs}
+    for path, name in outs.items():
+        yield from _edited(tree, path, name, lock, declared[name].outs[path])
+    for path in [METRICS, OUTCOMES, *history.files(tree, "metrics")]:
+        if not history.within(path, [*outs, *APART]):
+            yield Problem(path, f"no stage in {PIPELINE} writes it")
+
+
+def _outdated(tree: str, name: str, stage: Declared, declared: dict[str, Declared], lock: Lock) -> Iterator[str]:
+    """The files that are not what a stage ran with."""
+    ran = lock.stages.get(name)
+    if not ran or ran.cmd != stage.cmd:
+        yield PIPELINE
+    if not ran:
+        return
+    made = {path: lock.outs.get(path, "") for other in declared.values() for path in other.outs}
+    for path in stage.deps:
+        if path not in ran.deps or _now(tree, path, made) not in (None, ran.deps[path]):
+            yield path
+    for file, keys in stage.params.items():
+        values = history.parse_yaml(history.read(tree, file) or b"{}", file)
+        for key in keys or values:
+            try:
+                same = _at(values, key) == ran.params[file][key]
+            except KeyError:
+                same = False
+            if not same:
+                yield f"{file}: {key}"
+
+
+def _now(tree: str, path: str, made: dict[str, str]) -> str | None:
+    """The md5 that a dependency has, '' for none. None where only the cache knows: it is part of an output's folder.
+
+    What another stage wrote is followed through its record, so that a run that stopped half-way shows.
+    """
+    if path in made:
+        return made[path]
+    inside = {out.removeprefix(f"{path}/"): md5 for out, md5 in made.items() if history.within(out, [path])}
+    if history.within(path, made) or any(md5.endswith(".dir") for md5 in inside.values()):
+        return None
+    return history.content_hash(tree, path, inside) or ""
+
+
+def _edited(tree: str, path: str, name: str, lock: Lock, cached: bool) -> Iterator[Problem]:
+    """An output that Git holds, or should, against the md5 of what the stage wrote."""
+    wrote, held = lock.outs.get(path), history.content_hash(tree, path)
+    if not wrote:
+        yield Problem(path, f"{LOCK} has no record that {name} wrote it; run dvc repro")
+    elif not held and not cached:
+        yield Problem(path, f"missing, though {name} writes it; run dvc repro")
+    elif held and held != wrote:
+        yield Problem(path, f"edited since {name} wrote it: its md5 is not the one in {LOCK}")
+
+
+def outcomes(tree: str) -> list[dict[str, Any]]:
+    """The lines of metrics/outcomes.jsonl. Raises InputError for what isn't one: every line has a text as its id."""
+    lines = _json(history.read(tree, OUTCOMES) or b"", lines=True)
+    for number, line in enumerate(lines, start=1):
+        if not isinstance(line, dict) or not isinstance(line.get("id"), str):
+            raise InputError(f"line {number}: an object with an id is expected")
+    return lines
+
+
+def verdicts(lines: list[dict[str, Any]], system: str, metric: str) -> list[bool]:
+    """Whether each outcome is a success of the metric. Raises InputError where one has no known verdict."""
+    try:
+        found = [line[system]["verdict"] for line in lines]
+        if set(found) <= set(scoring.VERDICTS):
+            return [scoring.counts(verdict, metric) for verdict in found]
+    except (KeyError, TypeError):
+        pass
+    raise InputError(f"not every line has a verdict of {history.printable(system)} that counts for {metric}")
+
+
+def _disagreements(tree: str) -> Iterator[Problem]:
+    """Rates in evaluate.json that are not those of the verdicts in outcomes.jsonl."""
+    lines = outcomes(tree)
+    [rates] = _json(history.read(tree, METRICS) or b"", lines=False)
+    if not isinstance(rates, dict) or not lines:
+        raise InputError(f"no outcomes, or no rates in {METRICS}")
+    systems = {name for name, value in rates.items() if isinstance(value, dict) and "json_valid" in value}
+    judged = {name for line in lines for name, value in line.items() if isinstance(value, dict) and "verdict" in value}
+    for system in sorted({"tuned"} | systems | judged):
+        given = rates.get(system)
+        for metric in scoring.METRICS:
+            rate = sum(verdicts(lines, system, metric)) / len(lines)
+            value = given.get(metric) if isinstance(given, dict) else None
+            if not isinstance(value, (int, float)) or abs(value - rate) > TOLERANCE:
+                yield Problem(METRICS, f"{system}.{metric} is {value}, the outcomes make it {rate:.6f}")
+
+
+def _libraries(tree: str) -> Iterator[Problem]:
+    """Libraries that the metrics were computed with, against the versions that are pinned."""
+    pinned: dict[str, set[str]] = {}
+    for name, version in PIN.findall((history.read(tree, PINS) or b"").decode("utf-8", "replace")):
+        pinned.setdefault(name.lower().replace("_", "-"), set()).add(version)
+    for path in (METRICS, DETAIL):
+        content = history.read(tree, path)
+        [document] = _json(content, lines=False) if content else [{}]
+        used = document.get("computed_from", {}).get("versions", {}) if isinstance(document, dict) else {}
+        for name, version in used.items():
+            allowed = pinned.get(name.lower().replace("_", "-"))
+            if allowed and str(version).split("+")[0] not in allowed:
+                reason = f"pins {name} {' or '.join(sorted(allowed))}, {path} was computed with {version}"
+                yield Problem(PINS, f"{reason}; run dvc repro --force evaluate, or train again")
