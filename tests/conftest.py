@@ -60,9 +60,17 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer(base: Path) -> Any:
-    from stages.shared import model
+    from stages.shared import loading
 
-    return model.load_tokenizer(base)
+    return loading.load_tokenizer(base)
+
+
+@pytest.fixture(scope="session")
+def merged(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like models/merged, of a model that knows one answer; see tests/taught.py."""
+    import taught
+
+    return taught.make_merged(base, tmp_path_factory.mktemp("merged"))
 
 
 @pytest.fixture

@@ -1,51 +1,68 @@
-"""One object out, the verdict on stderr, the status in the exit code."""
+"""One object out, the verdict on stderr, the status in the exit code; all of it with a real, tiny model."""
 
-from datetime import date
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from conftest import ROOT, SCHEMA
+from conftest import SCHEMA
+from taught import ANSWER, REQUEST
 
+from stages.shared import contract
 from tools import ask
 
-CREATE = '{"action":"create","title":"Buy milk","priority":"medium","due_date":"tomorrow"}'
+
+def run(request: str, model: Path, *options: str) -> Result:
+    return CliRunner().invoke(ask.main, [request, "--model", str(model), "--schema", str(SCHEMA), *options])
 
 
-def run(monkeypatch: pytest.MonkeyPatch, said: str, *options: str) -> Result:
-    """The command with the model's words given; generation has its own tests."""
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(ask, "answer", lambda request, base, adapter, schema: said)
-    here = ["--base", "data", "--adapter", "data", "--schema", str(SCHEMA)]
-    return CliRunner().invoke(ask.main, ["buy milk tomorrow", *here, *options])
+def test_the_answer_that_was_taught(here: Path, merged: Path) -> None:
+    ran = run(REQUEST, merged)
+    assert (ran.exit_code, ran.stdout, ran.stderr) == (0, ANSWER + "\n", "contract: ok\n")
 
 
-def test_a_sound_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = run(monkeypatch, CREATE)
-    assert (result.exit_code, result.stdout, result.stderr) == (0, CREATE + "\n", "contract: ok\n")
+def test_an_answer_that_breaks_the_contract_fails_unless_it_is_held_to_it(here: Path, base: Path) -> None:
+    ran = run("buy milk", base)
+    assert (ran.exit_code, ran.stderr.startswith("contract: not strict JSON: ")) == (1, True)
+    held = run("buy milk", base, "--constrained")
+    assert held.stdout.startswith('{"action":"')
+    assert held.stdout != ran.stdout
 
 
-@pytest.mark.parametrize("said", ["Sure!", CREATE.replace("medium", "soon"), "[]"])
-def test_a_broken_answer_fails(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
-    result = run(monkeypatch, said)
-    assert result.exit_code == 1
-    assert result.stdout.strip() == said
-    assert result.stderr.startswith("contract: ")
-    assert "ok" not in result.stderr
+@pytest.mark.parametrize(
+    ("said", "printed", "verdict"),
+    [
+        ('{"action": "list",  "filter":"all"}', '{"action":"list","filter":"all"}', ""),
+        ("Sure!", "Sure!", "not strict JSON: not JSON"),
+        ("[]", "[]", "not strict JSON: a JSON object is expected"),
+        ('{"action":"list","filter":"none"}', '{"action":"list","filter":"none"}', "filter: "),
+    ],
+)
+def test_the_verdict_is_the_contracts(said: str, printed: str, verdict: str) -> None:
+    text, broken = ask.judge(said, contract.load(SCHEMA))
+    assert text == printed
+    assert broken.startswith(verdict)
+    assert bool(broken) == bool(verdict)
 
 
-def test_the_due_date_is_resolved_at_the_edge(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert '"due_date":"2026-11-26"' in run(monkeypatch, CREATE, "--today", "2026-11-25").stdout
+@pytest.mark.parametrize(
+    ("request_text", "model", "reason"),
+    [
+        (" \n", "merged", "the request is empty"),
+        ("buy \udcff", "merged", "the request is not UTF-8"),
+        ("buy milk", "nowhere", "nowhere is not a model; run `make repro`"),
+    ],
+)
+def test_a_question_that_cannot_be_put_is_one_line_and_status_2(
+    here: Path, request_text: str, model: str, reason: str
+) -> None:
+    (here / "merged").mkdir()
+    (here / "merged" / "config.json").write_text("{}", encoding="utf-8")
+    ran = run(request_text, here / model)
+    assert (ran.exit_code, ran.stdout, ran.stderr.count("\n")) == (2, "", 1)
+    assert reason in ran.stderr
 
 
-@pytest.mark.parametrize("value", [{"due_date": None}, {"due_date": "none"}, {"filter": "all"}])
-def test_nothing_to_resolve(value: dict[str, Any]) -> None:
-    assert ask.with_iso_date(value, date(2026, 11, 25)) == value
-
-
-def test_an_untrained_clone_is_told_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(ask.main, ["buy milk"])
-    assert result.exit_code == 2
-    assert "models/base" in result.output
+def test_a_contract_that_is_missing_is_status_2(here: Path, merged: Path) -> None:
+    ran = CliRunner().invoke(ask.main, ["buy milk", "--model", str(merged), "--schema", "nowhere.json"])
+    assert (ran.exit_code, ran.stderr.count("\n")) == (2, 1)
+    assert "nowhere.json: No such file" in ran.stderr

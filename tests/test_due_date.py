@@ -1,8 +1,12 @@
+"""The due dates of the Task API, from every form of the vocabulary, and the command."""
+
 from datetime import date
 
 import pytest
+from click.testing import CliRunner, Result
 
-from tools import due_date
+from examples.task_api import due_date
+from stages.shared.cli import InputError
 
 SUNDAY, WEDNESDAY = date(2026, 11, 22), date(2026, 11, 25)
 
@@ -18,10 +22,11 @@ SUNDAY, WEDNESDAY = date(2026, 11, 22), date(2026, 11, 25)
         ("sunday", SUNDAY, "2026-11-29"),
         ("next_friday", WEDNESDAY, "2026-12-04"),
         ("next_monday", SUNDAY, "2026-11-23"),
+        ("next_sunday", SUNDAY, "2026-11-29"),
         ("this_week", WEDNESDAY, "2026-11-29"),
         ("this_weekend", SUNDAY, "2026-11-22"),
         ("next_week", WEDNESDAY, "2026-12-06"),
-        ("next_weekend", WEDNESDAY, "2026-12-06"),
+        ("next_weekend", SUNDAY, "2026-11-29"),
         ("this_month", WEDNESDAY, "2026-11-30"),
         ("next_month", date(2026, 1, 31), "2026-02-28"),
         ("in_3_days", WEDNESDAY, "2026-11-28"),
@@ -31,9 +36,11 @@ SUNDAY, WEDNESDAY = date(2026, 11, 22), date(2026, 11, 25)
         ("day_25", WEDNESDAY, "2026-11-25"),
         ("day_3", WEDNESDAY, "2026-12-03"),
         ("day_31", WEDNESDAY, "2026-12-31"),
+        ("day_31", date(2026, 2, 1), "2026-03-31"),
         ("03-15", WEDNESDAY, "2027-03-15"),
         ("11-25", WEDNESDAY, "2026-11-25"),
         ("02-29", WEDNESDAY, "2028-02-29"),
+        ("02-29", date(2096, 3, 1), "2104-02-29"),
         ("2027-03-03", WEDNESDAY, "2027-03-03"),
     ],
 )
@@ -42,8 +49,56 @@ def test_resolves(expression: str, today: date, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "expression", ["none", "someday", "", "in_0_days", "day_32", "02-30", "2027-02-30", "next_today"]
+    "expression",
+    [
+        "none",
+        "someday",
+        "",
+        "in_0_days",
+        "in_3_days\n",
+        "day_32",
+        "02-30",
+        "00-15",
+        "13-01",
+        "2027-02-30",
+        "next_today",
+    ],
 )
-def test_refuses(expression: str) -> None:
-    with pytest.raises(ValueError, match=r".+"):
+def test_refuses_what_is_no_date(expression: str) -> None:
+    with pytest.raises(InputError):
         due_date.resolve(expression, WEDNESDAY)
+
+
+@pytest.mark.parametrize("expression", ["tomorrow", "next_month", "in_2_weeks", "in_9_months", "day_3", "01-01"])
+def test_refuses_a_date_after_the_last_one(expression: str) -> None:
+    with pytest.raises(InputError, match="no due date as seen from 9999-12-31"):
+        due_date.resolve(expression, date.max)
+
+
+def run(*options: str, stdin: bytes = b"") -> Result:
+    return CliRunner().invoke(due_date.main, [*options, "--today", "2026-11-25"], input=stdin)
+
+
+def test_the_command_resolves_one_expression() -> None:
+    assert run("friday").stdout == "2026-11-27\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "resolved"),
+    [
+        ('{"title":"Café","due_date":"friday"}', '{"title":"Café","due_date":"2026-11-27"}'),
+        ('{"due_date":null}', '{"due_date":null}'),
+        ('{"due_date":"none"}', '{"due_date":"none"}'),
+        ('{"filter":"all"}', '{"filter":"all"}'),
+    ],
+)
+def test_an_answer_on_stdin_gets_its_date(answer: str, resolved: str) -> None:
+    assert run(stdin=answer.encode()).stdout == resolved + "\n"
+
+
+@pytest.mark.parametrize(
+    "stdin", [b"", b"Sure!", b"[]", b'"\xff"', b'{"due_date":"someday"}', b'{"due_date":["friday"]}']
+)
+def test_no_answer_is_one_line_and_status_2(stdin: bytes) -> None:
+    ran = run(stdin=stdin)
+    assert (ran.exit_code, ran.stdout, ran.stderr.count("\n")) == (2, "", 1)

@@ -1,231 +1,191 @@
-"""What the model kept: likelihoods by hand, an adapter that is really off, bad rows by line, and the verdict."""
+"""What the model kept: an adapter that is really off, figures by hand, and the limits."""
 
 import json
 import math
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 from click.testing import CliRunner
 from conftest import ROOT, write_rows
 
 from stages import retention
-from stages.shared import model, params
-from tools.reporting import kept
+from stages.retention import Document, Item, Result, Rows
+from stages.shared import hashes, loading, params, quantised
+from stages.shared.cli import InputError
+from stages.shared.limits import Limit
+from stages.shared.loglikelihood import Query, Rating
 
-FP32 = model.DEVICES["cpu-fp32"]
-SETTINGS = retention.Params("cpu-fp32", 500, 1, 0.1, 2.0)
+FP32 = loading.DEVICES["cpu-fp32"]
 ITEMS: list[dict[str, Any]] = [
     {"id": "q1", "kind": "fact", "question": "Where does milk come from?", "options": ["Cows", "A well"], "answer": 0},
     {"id": "q2", "kind": "arithmetic", "question": "What is 2 + 2?", "options": ["3", "44", "4", "5"], "answer": 2},
-    {
-        "id": "q3",
-        "kind": "fact",
-        "question": "Is snow cold?",
-        "options": ["No", "Yes, it is", "It is warm"],
-        "answer": 1,
-    },
+    {"id": "q3", "kind": "fact", "question": "Is snow cold?", "options": ["No", "Yes", "It is warm"], "answer": 1},
 ]
 TEXT = [
     {"id": "d1", "text": "The boat came in late, and nobody was there to meet it."},
     {"id": "d2", "text": "Bread needs flour, water, salt and time."},
-    {"id": "d3", "text": "Rain, and then more of it."},
 ]
 
 
 @pytest.fixture(scope="module")
-def network(base: Path) -> Any:
-    return model.load_for_generation(base, None, FP32)
-
-
-@pytest.fixture(scope="module")
 def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter that changes what the model says, with the record of what it was made from."""
+    """An adapter that changes what the model says."""
     import torch
     from peft import LoraConfig, get_peft_model
 
     folder = tmp_path_factory.mktemp("adapter")
-    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
-    trained = get_peft_model(model.load_quantised(base, FP32), lora)
     torch.manual_seed(0)
-    for name, parameter in trained.named_parameters():
-        if "lora_B" in name:
-            parameter.data = torch.randn_like(parameter) * 0.3
-    trained.save_pretrained(folder)
-    (folder / "made_from.json").write_text('{"adapter": "a", "base": "b"}', encoding="utf-8")
+    lora = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(quantised.load(base, FP32), lora).save_pretrained(folder)
     return folder
 
 
-def queries(tokenizer: Any, folder: Path) -> list[retention.Query]:
-    items = retention.read(write_rows(folder / "items.jsonl", ITEMS), retention.Item)
-    documents = retention.read(write_rows(folder / "text.jsonl", TEXT), retention.Document)
-    return [
-        *(retention.question(tokenizer, item) for item in items),
-        *(retention.document(tokenizer, row) for row in documents),
-    ]
+def write(folder: Path) -> tuple[Path, Path]:
+    return write_rows(folder / "items.jsonl", ITEMS), write_rows(folder / "text.jsonl", TEXT)
 
 
-def by_hand(network: Any, context: list[int], continuation: list[int]) -> float:
-    """One sequence at a time, nothing padded and nothing shared."""
-    import torch
-
-    with torch.inference_mode():
-        spread = network(torch.tensor([context + continuation])).logits[0].log_softmax(-1)
-    return sum(float(spread[len(context) - 1 + step, token]) for step, token in enumerate(continuation))
-
-
-def test_likelihoods_are_those_of_each_continuation_on_its_own(network: Any, tokenizer: Any, tmp_path: Path) -> None:
-    asked = queries(tokenizer, tmp_path)
-    expected = [[by_hand(network, query.context, part) for part in query.continuations] for query in asked]
-    found = retention.likelihoods(network, asked, "test")
-    assert [len(part) for part in found] == [2, 4, 3, 1, 1, 1]
-    assert [s for part in found for s in part] == pytest.approx([s for part in expected for s in part], abs=1e-4)
+def rows_of(items: int, tokens: list[int], kind: str = "fact") -> Rows:
+    """Questions with two options, the first right; documents with so many scored tokens."""
+    asked = [Item(f"q{number}", kind, "?", ("a", "b"), 0) for number in range(items)]
+    documents = [Document(f"d{number}", "") for number in range(len(tokens))]
+    queries = [Query([1], [[2], [3]]) for _ in asked] + [Query([1], [[2] * count]) for count in tokens]
+    return Rows(asked, documents, queries)
 
 
 def test_a_question_is_one_user_turn_without_our_system_prompt(tokenizer: Any) -> None:
-    query = retention.question(tokenizer, retention.Item("q", "fact", "Is it?", ("Yes", "No"), 0))
-    said = tokenizer.decode(query.context)
-    assert said == (
+    query = retention.question(tokenizer, Item("q", "fact", "Is it?", ("Yes", "No"), 0))
+    assert tokenizer.decode(query.context) == (
         "<|im_start|>system\nYou are a helpful assistant<|im_end|>\n"
         "<|im_start|>user\nIs it?<|im_end|>\n<|im_start|>assistant\n"
     )
-    assert [tokenizer.decode(part) for part in query.continuations] == ["Yes", "No"]
+    assert [tokenizer.decode(ids) for ids in query.continuations] == ["Yes", "No"]
+
+
+def test_the_first_tokens_of_a_paragraph_are_given_and_not_scored(tokenizer: Any) -> None:
+    query = retention.document(tokenizer, Document("d1", TEXT[0]["text"]))
+    assert len(query.context) == 1 + 8
+    assert tokenizer.decode([*query.context[1:], *query.continuations[0]]) == TEXT[0]["text"]
+    with pytest.raises(InputError, match=r"d9: \d tokens; a paragraph needs more than 8"):
+        retention.document(tokenizer, Document("d9", "Oh."))
 
 
 def test_the_highest_likelihood_per_byte_wins() -> None:
-    items = [retention.Item("q", "fact", "?", ("ab", "abcd", "é"), 1), retention.Item("r", "fact", "?", ("a", "b"), 1)]
-    found = retention.result(items, [[-3.0, -4.0, -2.2], [-1.0, -1.0], [-7.0]])
+    items = [Item("q", "fact", "?", ("ab", "abcd", "é"), 1), Item("r", "fact", "?", ("a", "b"), 1)]
+    nats = [[-3.0, -4.0, -2.2], [-1.0, -1.0], [-7.0]]
+    rated = [[Rating(value, False) for value in values] for values in nats]
+    found = retention.result(Rows(items, [Document("d", "")], []), rated)
     assert (found.chosen, found.right, found.nats) == ([1, 0], [True, False], [7.0])
 
 
 def test_perplexity_is_per_token_and_bits_per_byte() -> None:
-    items = [retention.Item("q", "fact", "?", ("a", "b"), 0)]
-    found = retention.figures(items, retention.Result([0], [True], [6.0, 2.0]), [3, 1], 16)
+    found = retention.figures(rows_of(2, [3, 1]), Result([0, 1], [True, False], [6.0, 2.0]), 16)
     assert found["perplexity"] == pytest.approx(math.exp(2.0))
     assert found["bits_per_byte"] == pytest.approx(8.0 / math.log(2) / 16)
-    assert found["kinds"]["fact"]["n"] == 1
+    assert (found["accuracy"], found["kinds"]["fact"]["accuracy"], found["kinds"]["fact"]["n"]) == (0.5, 0.5, 2)
 
 
-def test_an_adapter_that_is_off_is_not_there_and_one_that_is_on_is(
-    base: Path, adapter: Path, tokenizer: Any, tmp_path: Path
-) -> None:
-    asked = queries(tokenizer, tmp_path)
-    found = retention.ask_all(base, adapter, FP32, list("123456"), asked)
-    merged = model.load_for_generation(base, adapter, FP32)
-    assert found["tuned"] == retention.likelihoods(merged, asked, "test")
-    assert found["tuned"] != found["adapter_off"] != found["base"]
+def test_a_change_is_paired_by_row() -> None:
+    before = Result([0] * 40, [True] * 40, [10.0, 20.0, 30.0])
+    after = Result([0] * 40, [False] * 10 + [True] * 30, [20.0, 30.0, 40.0])
+    found = retention.change(rows_of(40, [10, 10, 10]), before, after)
+    assert (found.accuracy.difference, found.accuracy.regressed, found.documents) == (-0.25, 10, 3)
+    assert found.accuracy.p_value == pytest.approx(2 / 2**10)
+    assert [found.ratio, found.ratio_low, found.ratio_high] == pytest.approx([math.e] * 3)
 
 
-def test_a_base_that_was_changed_under_the_adapter_is_found_out(
+def test_documents_count_by_their_tokens() -> None:
+    before, after = Result([0], [True], [0.0, 0.0]), Result([0], [True], [30.0, 0.0])
+    found = retention.change(rows_of(1, [10, 30]), before, after)
+    assert found.ratio == pytest.approx(math.exp(30 / 40))
+    assert (found.ratio_low, found.ratio_high) == pytest.approx((1.0, math.exp(3)))
+
+
+def test_limits_are_on_what_was_lost() -> None:
+    rows = rows_of(100, [10])
+    before = Result([0] * 100, [True] * 60 + [False] * 40, [10.0])
+    after = Result([0] * 100, [True] * 40 + [False] * 60, [40.0])
+    accuracy, ratio = retention.judge(retention.change(rows, before, after), retention.Params(0.1, 25.0))
+    assert (accuracy.value, accuracy.limit, accuracy.n, accuracy.holds) == (pytest.approx(0.2), 0.1, 100, False)
+    assert accuracy.low < 0.2 < accuracy.high
+    assert (ratio.value, ratio.limit, ratio.n, ratio.holds) == (pytest.approx(math.exp(3)), 25.0, 1, True)
+
+
+@pytest.mark.parametrize(("low", "holds"), [(0.05, True), (0.0501, False), (-0.2, True)])
+def test_a_limit_is_broken_by_a_whole_interval(low: float, holds: bool) -> None:
+    limit = Limit("drop", 0.3, low, 0.5, 0.05, 9)
+    assert limit.entry() == {
+        "what": "drop", "value": 0.3, "low": low, "high": 0.5, "limit": 0.05, "n": 9, "holds": holds,
+    }  # fmt: skip
+
+
+def test_guessing_at_random_breaks_the_limits_as_shipped() -> None:
+    shipped = params.load("retention", retention.Params, ROOT / "params.yaml")
+    before = Result([0] * 180, [number % 12 < 5 for number in range(180)], [1.0])
+    after = Result([0] * 180, [number % 4 == 0 for number in range(180)], [1.0])
+    accuracy, _ = retention.judge(retention.change(rows_of(180, [1]), before, after), shipped)
+    assert not accuracy.holds
+
+
+def test_a_document_longer_than_the_model_reads_is_named() -> None:
+    rows = rows_of(0, [9, 10])
+    retention.check_length(rows, 11)
+    with pytest.raises(InputError, match="d1: 11 tokens, and the model reads 10"):
+        retention.check_length(rows, 10)
+
+
+@pytest.mark.parametrize("change", [{"answer": 2}, {"answer": -1}, {"options": ["Cows"]}, {"options": ["a", "a"]}])
+def test_a_question_that_has_no_one_answer_is_refused(tmp_path: Path, tokenizer: Any, change: dict[str, Any]) -> None:
+    items = write_rows(tmp_path / "items.jsonl", [ITEMS[0] | change])
+    with pytest.raises(InputError, match=r"items\.jsonl:1: "):
+        retention.read(items, write_rows(tmp_path / "text.jsonl", TEXT), tokenizer)
+
+
+def test_a_base_that_changes_under_the_adapter_is_noticed(
     base: Path, adapter: Path, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from peft import PeftModel
 
     attach = PeftModel.from_pretrained
 
-    def meddle(network: Any, folder: Path) -> Any:
-        network.model.layers[1].mlp.up_proj.weight.data[3, 3] += 1e-2
-        return attach(network, folder)
+    def meddle(model: Any, folder: Path) -> Any:
+        model.model.layers[1].mlp.up_proj.weight.data[3, 3] += 1e-2
+        return attach(model, folder)
 
+    rows = retention.read(*write(tmp_path), tokenizer)
+    retention.check_off(quantised.dequantised(base, FP32).eval(), adapter, rows)
     monkeypatch.setattr(PeftModel, "from_pretrained", meddle)
-    with pytest.raises(ValueError, match="6 of 6 rows are scored otherwise than by the same base without it, q1 the"):
-        retention.ask_all(base, adapter, FP32, ["q1", *"23456"], queries(tokenizer, tmp_path))
+    with pytest.raises(InputError, match="5 of 5 rows are rated otherwise than by the same base without it, q1 the"):
+        retention.check_off(quantised.dequantised(base, FP32).eval(), adapter, rows)
 
 
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        (ITEMS[0] | {"hint": "cow"}, "hint: Unexpected keyword argument"),
-        ({key: value for key, value in ITEMS[0].items() if key != "kind"}, "kind: "),
-        (ITEMS[0] | {"id": "q9", "answer": 2}, "answer 2 is none of the 2 options"),
-        (ITEMS[0] | {"id": "q9", "answer": -1}, "answer: Input should be greater than or equal to 0"),
-        (ITEMS[0] | {"id": "q9", "answer": "0"}, "answer: Input should be a valid integer"),
-        (ITEMS[0] | {"id": "q9", "answer": True}, "answer: Input should be a valid integer"),
-        (ITEMS[0] | {"id": "q9", "options": ["Cows", "Cows"]}, "two options are equal"),
-        (ITEMS[0] | {"id": "q9", "options": ["Cows"]}, "options: "),
-        (ITEMS[0] | {"id": "q9", "options": ["Cows", ""]}, "options.1: "),
-        (ITEMS[0] | {"id": "q9", "question": ""}, "question: "),
-        (ITEMS[0], "id 'q1' occurs twice"),
-        (["q9"], ""),
-    ],
-)
-def test_a_bad_row_is_refused_with_file_line_and_reason(tmp_path: Path, row: Any, reason: str) -> None:
-    file = write_rows(tmp_path / "items.jsonl", [*ITEMS, row])
-    with pytest.raises(click.ClickException) as caught:
-        retention.read(file, retention.Item)
-    assert caught.value.message.startswith(f"{file}:4: ")
-    assert reason in caught.value.message
-
-
-def test_the_first_tokens_of_a_paragraph_are_given_and_not_scored(tokenizer: Any) -> None:
-    text = TEXT[0]["text"]
-    query = retention.document(tokenizer, retention.Document("d1", text))
-    assert len(query.context) == 1 + retention.CONTEXT
-    assert tokenizer.decode([*query.context[1:], *query.continuations[0]]) == text
-    with pytest.raises(ValueError, match=r"d9: \d tokens; a paragraph needs more than 8"):
-        retention.document(tokenizer, retention.Document("d9", "Oh."))
-
-
-def test_guessing_at_random_is_lost_by_the_limits_as_shipped() -> None:
-    shipped = params.load("retention", retention.Params, ROOT / "params.yaml")
-    items = [retention.Item(str(number), "fact", "?", ("a", "b", "c", "d"), 0) for number in range(180)]
-    before = retention.Result([0] * 180, [number % 12 < 5 for number in range(180)], [1.0])
-    after = retention.Result([0] * 180, [number % 4 == 0 for number in range(180)], [1.0])
-    assert retention.lost(retention.change(items, before, after, [1], shipped), shipped)
-
-
-def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no rows"):
-        retention.read(write_rows(tmp_path / "text.jsonl", []), retention.Document)
-
-
-def test_a_document_longer_than_the_model_reads_is_named() -> None:
-    asked = [retention.Query([1], [[2] * 9]), retention.Query([1], [[2] * 10])]
-    retention.check_length(["d1", "d2"], asked, 11)
-    with pytest.raises(ValueError, match="d2: 11 tokens, and the model reads 10"):
-        retention.check_length(["d1", "d2"], asked, 10)
-
-
-@pytest.mark.parametrize(
-    ("high", "ratio_low", "count"), [(-0.1, 2.0, 0), (-0.1001, 2.0, 1), (-0.1, 2.001, 1), (-0.2, 3.0, 2), (0.1, 0.5, 0)]
-)
-def test_lost_is_a_whole_interval_beyond_what_is_tolerated(high: float, ratio_low: float, count: int) -> None:
-    changed = {"accuracy": -0.3, "low": -0.5, "high": high}
-    ratio = {"perplexity_ratio": 3.5, "perplexity_ratio_low": ratio_low, "perplexity_ratio_high": 4.0}
-    assert len(retention.lost(changed | ratio, SETTINGS)) == count
-
-
-def test_a_change_is_paired_by_row() -> None:
-    items = [retention.Item(str(number), "fact", "?", ("a", "b"), 0) for number in range(40)]
-    before = retention.Result([0] * 40, [True] * 40, [10.0, 20.0, 30.0])
-    after = retention.Result([0] * 40, [False] * 10 + [True] * 30, [20.0, 30.0, 40.0])
-    found = retention.change(items, before, after, [10, 10, 10], SETTINGS)
-    assert found["accuracy"] == -0.25
-    assert found["low"] < -0.25 < found["high"] < 0
-    assert found["p_value"] == pytest.approx(2 / 2**10)
-    assert [found[f"perplexity_ratio{end}"] for end in ("", "_low", "_high")] == pytest.approx([math.e] * 3)
-
-
-def test_the_stage_writes_the_same_figures_twice_and_a_line_per_question(here: Path, base: Path, adapter: Path) -> None:
-    files = {"items": "items.jsonl", "text": "text.jsonl", "base": str(base), "adapter": str(adapter)}
-    files |= {"metrics": "metrics/retention.json", "outcomes": "outcomes.jsonl"}
-    write_rows(here / "items.jsonl", ITEMS)
-    write_rows(here / "text.jsonl", TEXT)
-    written = []
-    for _ in range(2):
-        options = [part for name, value in files.items() for part in (f"--{name}", value)]
-        ran = CliRunner().invoke(retention.main, options, catch_exceptions=False)
-        assert ran.exit_code == 0, ran.output
-        written.append((here / "metrics" / "retention.json").read_bytes())
-    assert written[0] == written[1]
-    found = json.loads(written[0])
-    assert {found[name]["n"] for name in ("base", "adapter_off", "tuned", "tuned_over_base")} == {3}
-    assert found["verdict"] in ("held", "lost")
-    assert {"items", "text", "adapter", "base"} <= set(found["computed_from"])
-    sides, problems = kept.between(here, here)
-    assert problems == []
-    assert (sides["retention"]["after"] or {})["tuned"] == found["tuned"]["accuracy"]
-    lines = [json.loads(line) for line in (here / "outcomes.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
-    assert [line["id"] for line in lines] == ["q1", "q2", "q3"]
-    assert all(line["tuned"]["right"] == (line["tuned"]["chosen"] == line["answer"]) for line in lines)
+def test_the_stage_asks_three_models_and_writes_what_they_chose(
+    here: Path, base: Path, adapter: Path, merged: Path
+) -> None:
+    items, text = write(here)
+    files = {"items": items, "text": text, "base": base, "adapter": adapter, "merged": merged}
+    files |= {"metrics": Path("m.json"), "detail": Path("d.json"), "outcomes": Path("o.jsonl")}
+    ran = CliRunner().invoke(
+        retention.main, [part for name, path in files.items() for part in (f"--{name}", str(path))]
+    )
+    assert ran.exit_code == 0, ran.output
+    metrics, detail = (json.loads((here / name).read_text(encoding="utf-8")) for name in ("m.json", "d.json"))
+    lines = [json.loads(line) for line in (here / "o.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(line["id"], line["kind"], line["answer"]) for line in lines] == [
+        (item["id"], item["kind"], item["answer"]) for item in ITEMS
+    ]
+    for model in ("base", "adapter_off", "tuned"):
+        right = [line[model]["chosen"] == line["answer"] for line in lines]
+        assert [line[model]["right"] for line in lines] == right
+        assert detail[model]["accuracy"] == pytest.approx(sum(right) / 3)
+    assert len({detail[model]["perplexity"] for model in ("base", "adapter_off", "tuned")}) == 3
+    ratio = detail["tuned"]["perplexity"] / detail["base"]["perplexity"]
+    assert metrics["perplexity_ratio"] == pytest.approx(ratio)
+    assert metrics["accuracy_base"] == detail["base"]["accuracy"]
+    assert metrics["accuracy_tuned"] == detail["tuned"]["accuracy"]
+    assert metrics["accuracy_change"] == pytest.approx(metrics["accuracy_tuned"] - metrics["accuracy_base"])
+    ratio_off = detail["tuned"]["perplexity"] / detail["adapter_off"]["perplexity"]
+    assert detail["tuned_over_adapter_off"]["ratio"] == pytest.approx(ratio_off)
+    assert [limit["limit"] for limit in detail["limits"]] == [0.05, 2.0]
+    assert detail["computed_from"]["items"] == hashes.of_file(items)
+    assert detail["computed_from"]["adapter"] == "a" * 64

@@ -14,7 +14,7 @@ from stages import validate
 from stages.checklist import safe
 from stages.checklist.row import Checked, key
 from stages.shared import contract, rows, text
-from tools import due_date
+from examples.task_api import due_date
 
 DATA = Path(__file__).parent.parent / "data"
 SCHEMA = json.loads((DATA / "schema.json").read_text(encoding="utf-8"))
