@@ -3,7 +3,7 @@
 In: Git trees. Out: listings and notes for the report. No YAML is parsed: a text is shown as the lines that differ.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from review import rows
@@ -13,27 +13,13 @@ from stages.shared.rows import Row
 from versions import history
 
 # Code that decides the verdict: who changes it changes the judge. A test holds the list to the imports.
-SHARED = (
-    "cli",
-    "contract",
-    "examples",
-    "limits",
-    "params",
-    "rows",
-    "scoring",
-    "stats",
-    "strict_json",
-    "text",
-    "yaml12",
-)
-JUDGE = (
-    *(".ci", ".github", "gate.yaml", "review", "stages/evaluate.py", "tools/report.py", "versions"),
-    *(f"stages/shared/{name}.py" for name in SHARED),
-)
+JUDGE = [".ci", ".github", "gate.yaml", "review", "stages/evaluate.py", "tools/report.py", "versions"]
+JUDGE += [f"stages/shared/{name}.py" for name in ("cli", "contract", "examples", "limits", "params", "rows")]
+JUDGE += [f"stages/shared/{name}.py" for name in ("scoring", "stats", "strict_json", "text", "yaml12")]
 NOTED = {
     "⚠️ **The gate's own code changed**, which judges once this is merged": JUDGE,
-    "Code of the pipeline changed": ("dvc.yaml", "expectations", "stages"),
-    "Tests beside the test rows changed; only those that stayed are compared": ("data/general", "data/behaviour"),
+    "Code of the pipeline changed": ["dvc.yaml", "expectations", "stages"],
+    "Tests beside the test rows changed; only those that stayed are compared": ["data/general", "data/behaviour"],
 }
 TEXTS = {
     "Params": "params.yaml",
@@ -64,20 +50,20 @@ class Listing:
     open: bool = False
 
 
-def flips(what: str, pairs: Sequence[Pair], rule: Rule) -> list[Listing]:
-    """Answers that were right and are wrong now, and the reverse, each with the wrong one."""
-    regressed = [_flip(new, new, rule) for old, new in pairs if old.hit(rule) and not new.hit(rule)]
-    fixed = [_flip(new, old, rule) for old, new in pairs if new.hit(rule) and not old.hit(rule)]
-    return [Listing(Safe(f"Regressed {what}"), regressed, open=True), Listing(Safe(f"Fixed {what}"), fixed)]
+def flips(what: str, pairs: Sequence[Pair], rule: Rule, restless: Collection[str] = ()) -> Iterator[Listing]:
+    """Answers that were right and are wrong now, and the reverse. `restless` ones flip when only the seed changes."""
+    regressed = [new for old, new in pairs if old.hit(rule) and not new.hit(rule)]
+    steady = [_flip(new, new, rule) for new in regressed if new.id not in restless]
+    others = [_flip(new, new, rule) for new in regressed if new.id in restless]
+    yield Listing(Safe(f"Regressed {what}"), steady, open=True)
+    yield Listing(Safe(f"Regressed {what} that flip with the seed alone, too"), others)
+    yield Listing(Safe(f"Fixed {what}"), [_flip(new, old, rule) for old, new in pairs if new.hit(rule) > old.hit(rule)])
 
 
 def _flip(row: Outcome, wrong: Outcome, rule: Rule) -> list[Line]:
-    texts = (
-        (" ", "request", row.request),
-        ("+", "expected", row.expected),
-        ("-", "given", wrong.answers.get(rule.system)),
-    )
-    return [Line("@", "", f"{row.id} {row.kind}"), *(Line(sign, label, text) for sign, label, text in texts if text)]
+    given = wrong.answers.get(rule.system, "")
+    shown = Line(" ", "request", row.request), Line("+", "expected", row.expected), Line("-", "given", given)
+    return [Line("@", "", f"{row.id} {row.kind}".strip()), *(line for line in shown if line.text)]
 
 
 def notes(base: str, head: str) -> list[Note]:
@@ -108,8 +94,12 @@ def _diff(base: str, head: str, path: str) -> Iterator[list[Line]]:
     """The lines of a file or folder that differ. Git compares bytes: no attribute, driver or setting has a say."""
     options = ("--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", "--text", "--unified=0")
     shown = history.git("diff", *options, base, head, "--", path).decode("utf-8", "replace").split("\n")
+    inside = False
     for line in shown:
+        inside = line.startswith("@@ ") or (inside and not line.startswith("diff --git "))
         if line.startswith("@@ "):
             yield [Line(" ", "", line.partition(" @@ ")[2])]
-        elif line.startswith(("+", "-")) and "--hash=" not in line:
+        elif line.startswith("+++ ") and not inside:
+            yield [Line("@", "", line[4:])]
+        elif line.startswith(("+", "-")) and inside and "--hash=" not in line:
             yield [Line(line[0], "", line[1:])]

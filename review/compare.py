@@ -127,7 +127,9 @@ def outcomes(tree: str, gate: Gate) -> Outcomes:
 
 def _outcome(line: Any) -> Outcome:
     systems = {name: value for name, value in line.items() if isinstance(value, dict) and "verdict" in value}
-    verdicts = {name: scoring.VERDICTS[scoring.VERDICTS.index(value["verdict"])] for name, value in systems.items()}
+    verdicts = {name: str(value["verdict"]) for name, value in systems.items()}
+    if unknown := set(verdicts.values()) - set(scoring.VERDICTS):
+        raise ValueError(f"unknown verdict {min(unknown)!r}")
     return Outcome(
         id=text(line["id"]),
         group=text(line.get("group", line["id"])),
@@ -185,11 +187,15 @@ def paired(before: Outcomes, after: Outcomes) -> Paired:
 
 @dataclass(frozen=True)
 class Noise:
-    """What retraining alone does to the tuned model: the standard deviation of each metric over `seeds` trainings."""
+    """What retraining alone does to the tuned model: the standard deviation of each metric over `seeds` trainings.
+
+    `restless`: the test rows that are right with one seed and wrong with another.
+    """
 
     seeds: int
     date: date
     spread: dict[str, float]
+    restless: frozenset[str] = frozenset()
 
 
 def noise(tree: str) -> Noise | None:
@@ -197,11 +203,12 @@ def noise(tree: str) -> Noise | None:
     recorded = figures(tree, SEEDS)
     try:
         spread = {str(metric): float(value) for metric, value in recorded["spread"].items()}
-        known = Noise(int(recorded["seeds"]), date.fromisoformat(recorded["date"]), spread)
+        seeds, day = int(recorded["seeds"]), date.fromisoformat(recorded["date"])
+        restless = frozenset(name for name, times in recorded["times_right"].items() if 0 < times < seeds)
         same = recorded["computed_from"]["test"] == figures(tree, DETAIL)["computed_from"]["test"]
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
-    return known if same and known.seeds > 1 else None
+    return Noise(seeds, day, spread, restless) if same and seeds > 1 else None
 
 
 @dataclass(frozen=True)

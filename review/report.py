@@ -62,7 +62,7 @@ def build(base: str, head: str | None) -> Report:
     return Report(
         base=_name(base, old),
         head=_name(head, new) if head else "working tree",
-        problems=list(dict.fromkeys([*record.problems(new), *fewer, *beside.problems])),
+        problems=list(dict.fromkeys([*_record(new), *fewer, *beside.problems])),
         refused="" if enough else why or f"{len(rows.both)} test answers on both sides, {gate.min_shared} are needed",
         noise=_noise(known, first),
         notes=[*_test_set(rows), *changes.notes(old, new)],
@@ -70,12 +70,24 @@ def build(base: str, head: str | None) -> Report:
         moved=moved,
         kinds=kinds,
         checks=[*(compare.judged(rows, before, after, gate, known) if enough else []), *beside.checks],
-        listings=[*changes.flips("answers", rows.both, first), *beside.listings, *changes.listings(old, new)],
+        listings=[
+            *changes.flips("answers", rows.both, first, known.restless if known else ()),
+            *beside.listings,
+            *changes.listings(old, new),
+        ],
     )
 
 
 def _name(rev: str, commit: str) -> str:
     return rev if commit.startswith(rev) else f"{rev} ({history.short(commit)})"
+
+
+def _record(tree: str) -> list[Problem]:
+    """What is wrong with the record; a file of such a shape that nobody thought of it is wrong, too."""
+    try:
+        return record.problems(tree)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        return [Problem(history.LOCK, f"the record can't be followed: {error!r}")]
 
 
 def _outcomes(tree: str, gate: Gate) -> tuple[Outcomes, str]:

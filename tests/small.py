@@ -1,8 +1,12 @@
 """A small repository whose record is sound: one stage, 100 test rows, real Git, and a dvc.lock without DVC."""
 
+import atexit
 import json
 import os
+import shutil
 import subprocess
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +36,29 @@ def git(*words: str) -> str:
 
 
 def start(folder: Path, patch: pytest.MonkeyPatch) -> str:
-    """An empty repository as the working folder, with one run in it: 80 of 100 answers right. Its commit."""
-    patch.chdir(folder)
+    """A repository as the working folder, with one run in it, 80 of 100 answers right. Its commit."""
     patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    patch.chdir(folder)
+    shutil.copytree(_template(), folder, dirs_exist_ok=True)
+    return git("rev-parse", "HEAD")
+
+
+@cache
+def _template() -> Path:
+    """Made once: `start` copies it."""
+    folder, before = Path(tempfile.mkdtemp()), Path.cwd()
+    atexit.register(shutil.rmtree, folder)
+    os.chdir(folder)
     git("init", "-q", "-b", "main")
     put("gate.yaml", GATE)
     put("params.yaml", "train:\n  epochs: 3\n")
     put("data/schema.json", SCHEMA.read_text(encoding="utf-8"))
     write_rows(Path("data/raw/rows.jsonl"), [row(number) for number in range(20)])
     measure([True] * 80 + [False] * 20)
-    return record()
+    record()
+    os.chdir(before)
+    return folder
 
 
 def put(path: str, text: str | bytes) -> None:

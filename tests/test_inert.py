@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from conftest import ROOT
 from markdown_it import MarkdownIt
 
 from review import inert, report
@@ -43,7 +44,6 @@ HOSTILE = {
     "stacked marks": "z" + "\u0301" * 60,
     "half a pair": "a\udcff\ud800",
     "blanks": "   ",
-    "nothing": "",
     "long": "x" * 12_000,
 }
 RESULT = Comparison(40, 0.5, 0.6, 0.1, 0.0, 0.2, 0.1, 5, 1, "no evidence", 0.2)
@@ -147,6 +147,6 @@ def test_what_is_not_marked_is_code_and_what_is_cut_says_so() -> None:
 
 def test_the_template_joins_no_texts() -> None:
     """A joined text is not marked, so it would come out as code; none of it may be marked by hand but our own words."""
-    template = (report.Path(report.__file__).parent / "report.md.j2").read_text(encoding="utf-8")
+    template = (ROOT / "review/report.md.j2").read_text(encoding="utf-8")
     assert "~" not in template
     assert set(re.findall(r"\{\{ ([^{}]*?) \| own \}\}", template)) <= {"first.result.evidence", "result.evidence"}
