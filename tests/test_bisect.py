@@ -7,9 +7,8 @@ import toy
 from click.testing import CliRunner
 from conftest import write_rows
 
-from stages.shared import rows
-from tools import bisect
 from tools.bisect import main
+from versions import bisect, history, record
 
 
 def bisected(code: int, *arguments: str) -> str:
@@ -19,89 +18,73 @@ def bisected(code: int, *arguments: str) -> str:
     return result.output
 
 
-def unrecorded(repository: Path, output: str, extra: str = "c1") -> None:
+def short(repository: Path, rev: str) -> str:
+    return toy.run(repository, "git", "rev-parse", rev)[:7]
+
+
+def test_the_version_that_broke_it_is_named_with_its_own_step_and_the_report_to_read(repository: Path) -> None:
+    output = bisected(0, "first", "last")
+    large, broken = (short(repository, f"v-{name}") for name in ("large", "broken"))
+    assert f"first worse than the start: broken ({broken})" in output
+    assert f"its own step, from large ({large}): 1.000 to 0.700, difference -0.300" in output
+    assert "0 fixed, 12 regressed of 40, p = 0.00049: worse" in output
+    assert output.endswith(f"python -m tools.report {large} --head {broken}\n")
+
+
+def test_commits_and_names_say_the_same_and_the_end_is_head(repository: Path) -> None:
+    assert bisected(0, "v-large") == bisected(0, "large", "last") == bisected(0, "large", "HEAD")
+
+
+def test_nothing_is_named_where_nothing_got_worse(repository: Path) -> None:
+    assert "no version has a worse tuned.exact_match" in bisected(3, "first", "large")
+    assert "no version has a worse tuned.json_valid" in bisected(3, "first", "last", "--metric", "tuned.json_valid")
+
+
+@pytest.mark.parametrize(("versions", "lost", "code"), [(1, 6, 0), (1, 5, 3), (5, 6, 3), (5, 9, 0)])
+def test_each_look_gets_its_share_of_the_level(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, versions: int, lost: int, code: int
+) -> None:
+    """6 of 40 lost: p = 0.031, which is evidence for one look and none for five."""
+    way = [bisect.Step(f"{number}", f"{number}", True) for number in range(versions + 1)]
+
+    def outcomes(commit: str) -> list[dict[str, object]]:
+        spoiled = lost if commit == str(versions) else 0
+        return [{"id": str(n), "tuned": {"verdict": "wrong" if n < spoiled else "exact"}} for n in range(40)]
+
+    monkeypatch.setattr(bisect, "steps", lambda good, bad: way)
+    monkeypatch.setattr(bisect, "tests", lambda commit: {})
+    monkeypatch.setattr(record, "outcomes", outcomes)
+    monkeypatch.setattr(history, "changed_files", lambda before, after: [])
+    monkeypatch.setattr(history, "commit_of", lambda rev: rev)
+    bisected(code, "0", str(versions))
+
+
+def unrecorded(repository: Path) -> None:
     """After 'grown': rows committed without a run, then more rows with one, which is bad."""
     toy.run(repository, "git", "checkout", "--quiet", "v-grown")
     toy.run(repository, "dvc", "checkout", "--quiet")
     (repository / "data" / "raw" / "big.jsonl").unlink(missing_ok=True)
-    write_rows(repository / "data" / "raw" / "c.jsonl", [toy.row(extra, output)])
+    write_rows(repository / "data" / "raw" / "c.jsonl", [toy.row("c1")])
     toy.commit(repository, "rows without a run")
     toy.run(repository, "git", "tag", "without")
     write_rows(repository / "data" / "raw" / "d.jsonl", [toy.row("d1", "poison")])
     toy.record(repository, "with")
 
 
-def test_the_version_that_broke_it_is_named_with_its_rows(repository: Path) -> None:
-    output = bisected(0, "first", "last")
-    broken = toy.run(repository, "git", "rev-parse", "v-broken")[:7]
-    assert (
-        f"broken ({broken}) made tuned.exact_match worse: 1.000 to 0.700, 0 gained, 12 lost of 40, p = 0.00049"
-        in output
-    )
-    assert "added: 1 rows\n  c1  request c1  yes" in output
-    assert "removed: 1 rows\n  b1  request b1  yes" in output
-    assert "relabelled: 1 rows\n  a2  request a2  yes -> poison\\u001b[31m" in output
-    assert "\x1b" not in output
+def test_a_version_without_metrics_may_be_the_culprit_and_is_named(repository: Path) -> None:
+    unrecorded(repository)
+    without = short(repository, "without")
+    assert f"nothing is recorded for {history.data_hashes(['without'])[0]}"[:40] in bisected(4, "v-grown", "v-with")
+    assert f"({without}) has no recorded metrics" in bisected(4, "v-grown", "without")
+    assert f"({without}) has no recorded metrics to compare with" in bisected(4, "without", "v-with")
 
 
-def test_commits_and_names_say_the_same(repository: Path) -> None:
-    assert bisected(0, "v-large", "HEAD") == bisected(0, "large", "last")
-
-
-def test_nothing_is_named_where_nothing_got_worse(repository: Path) -> None:
-    assert "no version has a worse tuned.exact_match" in bisected(3, "first", "large")
-    assert "no version" in bisected(3, "first", "last", "--lower-is-better")
-
-
-def test_a_metric_without_single_answers_is_judged_by_its_intervals(repository: Path) -> None:
-    assert "intervals apart" in bisected(0, "first", "last", "--metric", "tuned.field_f1")
-
-
-def test_a_small_drop_is_no_evidence(repository: Path) -> None:
-    source = repository / "stages" / "toy.py"
-    source.write_text(toy.STAGE.replace("spoiled = 12", "spoiled = 5"), encoding="utf-8")
-    write_rows(repository / "data" / "raw" / "e.jsonl", [toy.row("e1")])
-    toy.run(repository, "dvc", "repro", "--quiet", "--force", "evaluate")
-    toy.commit(repository, "five lost")
-    good = bisect.steps("v-large", "HEAD")
-    change = bisect.compare(good[0].measured[0], good[-1].measured[0], "tuned.exact_match", lower_is_better=False)
-    assert (change.worse, change.better) == (False, False)
-    assert "5 lost of 40, p = 0.062" in change.why
-
-
-def test_a_version_without_metrics_is_found_in_the_run_cache(repository: Path) -> None:
-    unrecorded(repository, "poison")
-    toy.run(repository, "git", "checkout", "--quiet", "--detach", "without")
-    toy.run(repository, "dvc", "repro", "--quiet")
-    toy.run(repository, "git", "checkout", "--quiet", "--force", "v-with")
-    before = (repository / "ran.log").read_bytes()
-    output = bisected(0, "v-grown", "v-with")
-    assert "run cache at" in output
-    assert "request c1  poison" in output
-    assert (repository / "ran.log").read_bytes() == before
-
-
-def test_without_metrics_anywhere_the_version_is_named_and_run_measures_it(repository: Path) -> None:
-    unrecorded(repository, "yes")
-    without, done = (toy.run(repository, "git", "rev-parse", name)[:7] for name in ("without", "v-with"))
-    assert f"({without}), and not in the run cache: --run" in bisected(4, "v-grown", "v-with")
-    before = toy.state(repository)
-    output = bisected(0, "v-grown", "v-with", "--run")
-    assert f"run again at {without}: 1.000 to 1.000" in output
-    assert f"({done}) made tuned.exact_match worse" in output
-    assert "added: 1 rows\n  d1" in output
-    assert toy.state(repository) == before
-    assert toy.run(repository, "git", "worktree", "list").count("\n") == 1
-
-
-def test_a_version_on_which_nothing_hangs_is_not_run(repository: Path) -> None:
-    unrecorded(repository, "yes")
-    write_rows(repository / "data" / "raw" / "f.jsonl", [toy.row("f1")])
-    toy.commit(repository, "more rows without a run")
-    write_rows(repository / "data" / "raw" / "g.jsonl", [toy.row("g1")])
-    toy.record(repository, "end")
-    output = bisected(0, "v-with~2", "v-end", "--run")
-    assert output.count("no metrics recorded for") == 1
+def test_rows_committed_before_their_run_are_no_version_without_metrics(repository: Path) -> None:
+    unrecorded(repository)
+    write_rows(repository / "data" / "raw" / "d.jsonl", [toy.row("d1", "poison"), toy.row("d2")])
+    toy.commit(repository, "rows")
+    toy.record(repository, "run")
+    assert [step.measured for step in bisect.steps(*map(history.resolve, ("v-with", "v-run")))] == [True, True]
 
 
 def test_a_drop_without_new_rows_is_not_blamed_on_rows(repository: Path) -> None:
@@ -109,11 +92,14 @@ def test_a_drop_without_new_rows_is_not_blamed_on_rows(repository: Path) -> None
     toy.run(repository, "dvc", "checkout", "--quiet")
     source = repository / "stages" / "toy.py"
     source.write_text(toy.STAGE.replace("else 0", "else 12"), encoding="utf-8")
-    toy.run(repository, "dvc", "repro", "--quiet", "--force", "evaluate")
+    Path("dvc.yaml").write_text(
+        toy.PIPELINE.replace("deps: [data/test, models", "deps: [stages/toy.py, data/test, models")
+    )
+    toy.run(repository, "dvc", "repro", "--quiet")
     toy.commit(repository, "bad code")
     output = bisected(3, "v-first", "HEAD")
-    assert "on the same data" in output
-    assert "stages/toy.py changed" in output
+    assert "the data is the same as at" in output
+    assert "dvc.yaml, stages/toy.py" in output
 
 
 def test_test_rows_that_changed_are_left_out_of_the_pairs(repository: Path) -> None:
@@ -121,42 +107,31 @@ def test_test_rows_that_changed_are_left_out_of_the_pairs(repository: Path) -> N
     write_rows(repository / "data" / "test" / "rows.jsonl", changed)
     write_rows(repository / "data" / "raw" / "e.jsonl", [toy.row("e1")])
     toy.record(repository, "tests")
-    output = bisected(0, "first", "HEAD")
-    assert "10 lost of 38" in output
+    good, bad = (bisect.Step(commit, "", True) for commit in ("v-large", "v-tests"))
+    result = bisect.compare(good, bad, "tuned", "exact_match", 0.95)
+    assert (result.n, result.regressed) == (38, 10)
 
 
-def test_what_changed_beside_the_rows_is_said(repository: Path) -> None:
+def test_what_changed_in_the_same_step_is_named(repository: Path) -> None:
     toy.run(repository, "git", "checkout", "--quiet", "v-grown")
     toy.run(repository, "dvc", "checkout", "--quiet")
     (repository / "data" / "raw" / "big.jsonl").unlink(missing_ok=True)
     write_rows(repository / "data" / "raw" / "d.jsonl", [toy.row("d1", "poison")])
     Path("params.yaml").write_text("train: {epochs: 9}\n", encoding="utf-8")
     toy.record(repository, "both")
-    assert "these changed as well: params.yaml" in bisected(0, "v-grown", "v-both")
-
-
-def test_questions_that_cannot_be_asked(repository: Path) -> None:
-    assert "is not an ancestor of" in bisected(1, "last", "first")
-    assert "has no number at tuned.nothing" in bisected(1, "first", "last", "--metric", "tuned.nothing")
-    assert "neither a commit" in bisected(1, "nowhere", "last")
-
-
-def row(name: str, request: str, answer: str) -> rows.Row:
-    turns = ({"role": "user", "content": request}, {"role": "assistant", "content": answer})
-    return rows.Row("f", 1, name, turns, "", "")
+    assert "changed in the same step: params.yaml\n" in bisected(0, "v-grown", "v-both")
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "counts"),
+    ("arguments", "reason"),
     [
-        ([row("1", "a", "x")], [row("2", "a", "x")], (0, 0, 0)),
-        ([row("1", "a", "x")], [row("1", "a", "y")], (0, 0, 1)),
-        ([row("1", "a", "x")], [row("1", "b", "x")], (1, 1, 0)),
-        ([], [row("1", "a", "x"), row("2", "b", "x")], (2, 0, 0)),
+        (("last", "first"), "is not an ancestor of"),
+        (("first", "last", "--metric", "tuned.nothing"), "one of exact_match"),
+        (("first", "last", "--metric", "nobody.exact_match"), "verdict of nobody"),
+        (("nowhere", "last"), "neither a commit"),
     ],
 )
-def test_rows_are_told_apart_by_request_and_answer(
-    before: list[rows.Row], after: list[rows.Row], counts: tuple[int, int, int]
+def test_a_question_that_cannot_be_asked_is_refused_in_a_line(
+    repository: Path, arguments: tuple[str, ...], reason: str
 ) -> None:
-    changes = bisect.row_changes(before, after)
-    assert (len(changes.added), len(changes.removed), len(changes.relabelled)) == counts
+    assert reason in bisected(1, *arguments)

@@ -10,9 +10,13 @@ from pathlib import Path
 import pytest
 import toy
 from click.testing import CliRunner, Result
+from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+from test_history import FAST
 
-from tools import history, outputs, rollback
 from tools.rollback import main
+from versions import dvc_cache, history, record, rollback
 
 
 def back(*arguments: str) -> Result:
@@ -127,7 +131,7 @@ def test_an_altered_object_that_gets_past_the_first_look_is_found_in_the_working
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alter(kinds(repository)["adapter"])
-    monkeypatch.setattr(outputs, "inspect", lambda store, outs: [])
+    monkeypatch.setattr(dvc_cache, "inspect", lambda store, outs: [])
     result = back("large")
     assert result.exit_code == 4
     assert "models/adapter: expected" in result.output
@@ -237,7 +241,7 @@ def test_the_real_note_of_a_running_stage_is_understood(repository: Path) -> Non
 def test_a_broken_object_of_git_is_found_before_anything_is_touched(repository: Path) -> None:
     Path("params.yaml").write_text("train: {epochs: 3}  # as ever\n", encoding="utf-8")
     toy.commit(repository, "remark")
-    oid = history.ids(["HEAD:params.yaml"])[0]
+    oid = history.files("HEAD")["params.yaml"]
     Path("params.yaml").write_text("train: {epochs: 3}\n", encoding="utf-8")
     toy.commit(repository, "no remark")
     alter(repository / ".git" / "objects" / oid[:2] / oid[2:])
@@ -258,6 +262,197 @@ def test_an_output_that_todays_pipeline_does_not_make_is_left_out(repository: Pa
     assert "\n  train (" in output
 
 
+def test_a_rollback_may_follow_a_rollback_but_no_edit_of_one(repository: Path) -> None:
+    restored("first")
+    assert "data/raw/a.jsonl" in edited_then_refused("data/raw/a.jsonl", "large")
+    restored("large")
+    toy.commit(repository, "back at large")
+    restored("first")
+    toy.run(repository, "git", "update-ref", "HEAD", toy.forge(repository, {}))
+    assert "data/raw/b.jsonl" in refused(1, "large")  # HEAD has moved: what is staged may be the user's own
+
+
+def edited_then_refused(path: str, rev: str) -> str:
+    before = Path(path).read_bytes()
+    Path(path).write_bytes(before + b"\n")
+    message = refused(1, rev)
+    Path(path).write_bytes(before)
+    return message
+
+
+KILL = """
+import os, signal, sys
+from versions import rollback
+calls, real = [], getattr(rollback, sys.argv[1])
+def kill(*arguments):
+    calls.append(arguments)
+    if len(calls) == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments)
+setattr(rollback, sys.argv[1], kill)
+list(rollback.roll_back("large", False, False))
+"""
+
+
+@pytest.mark.parametrize(("at", "call"), [("restore", 1), ("put", 2), ("put", 8), ("verify", 1)])
+def test_a_killed_rollback_does_not_pass_for_sound_and_the_next_one_repairs_it(
+    repository: Path, states: dict[str, dict[str, bytes]], at: str, call: int
+) -> None:
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [str(toy.BIN / "python"), "-c", KILL, at, str(call)]
+    killed = subprocess.run(command, cwd=repository, env=env, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    sound = not record.problems(history.working_tree()) and "up to date" in toy.run(repository, "dvc", "status")
+    assert sound == (toy.state(repository) in (states["large"], states["last"]))
+    Path("data/raw/.a.jsonl.part").write_bytes(b"half")  # where it is killed within `put`
+    for name in ("first", "last"):
+        restored(name)
+        assert toy.state(repository) == states[name]
+
+
+# Commits that mean harm
+
+
+def everything(*folders: Path) -> dict[str, bytes | None]:
+    """Every file and folder, but for what Git and DVC keep of their own."""
+    own = (
+        ".git/objects",
+        ".git/index",
+        ".git/forged-index",
+        ".git/lockstep-rollback",
+        ".dvc/tmp",
+        ".git/COMMIT_EDITMSG",
+    )
+    return {
+        str(path): path.read_bytes() if path.is_file() else None
+        for folder in folders
+        for path in folder.rglob("*")
+        if not history.within(path.relative_to(folder).as_posix(), own)
+    }
+
+
+def pointer(target: str, md5: str) -> bytes:
+    return json.dumps({"outs": [{"path": target, "md5": md5, "hash": "md5"}]}).encode()
+
+
+def lock_with(outs: dict[str, str | None]) -> bytes:
+    """The dvc.lock of HEAD, where validate made more than it did."""
+    lock = (history.read("HEAD", "dvc.lock") or b"").decode()
+    entries = "".join(
+        f"    - path: {json.dumps(path)}\n      hash: md5\n      md5: {md5}\n" for path, md5 in outs.items()
+    )
+    before, mark, after = lock.partition("    - path: data/validated\n")
+    assert mark
+    return (before + entries + mark + after).encode()
+
+
+@pytest.fixture
+def victim(repository: Path, tmp_path: Path) -> Path:
+    """Folders outside of the repository, with nothing in them that a cache might lack."""
+    (tmp_path / "victim" / "inner").mkdir(parents=True)
+    return tmp_path / "victim"
+
+
+def test_a_pointer_out_of_the_data_deletes_nothing(repository: Path, victim: Path) -> None:
+    rows = history.pointers("HEAD", "data/raw")["data/raw/big.jsonl"]
+    cached = toy.md5s(repository, "first")["models/adapter"][:2]
+    for target in (str(victim), "../../../victim", f"../../.dvc/cache/files/md5/{cached}", "../../stages"):
+        before = everything(repository, victim)
+        refused(1, toy.forge(repository, {"data/raw/evil.jsonl.dvc": pointer(target, rows)}), "--data-only")
+        assert everything(repository, victim) == before
+
+
+def test_a_lock_that_claims_code_as_an_output_does_not_bring_it(repository: Path) -> None:
+    code = {"stages/toy.py": toy.STAGE.encode() + b"print('evil')\n"}
+    md5 = history.content_hash(toy.forge(repository, {**code}), "stages/toy.py")
+    lock = lock_with({"stages/toy.py": md5}).replace(
+        f"md5: {history.content_hash('HEAD', 'stages/toy.py')}".encode(), f"md5: {md5}".encode()
+    )
+    commit = toy.forge(repository, {**code, "dvc.lock": lock})
+    before = everything(repository / "stages")
+    assert "Left out, as today's dvc.yaml does not make it: stages/toy.py" in restored(commit)
+    assert everything(repository / "stages") == before
+    assert "stages/toy.py" not in toy.run(repository, "git", "status", "--porcelain")
+
+
+STEERING = "data/raw/dvc.yaml data/test/.dvcignore metrics/.gitattributes data/test/.hidden/a.json metrics/a.jsonl.dvc"
+
+
+@pytest.mark.parametrize("path", [*STEERING.split(), "data/raw/line\nbreak.jsonl", "data/raw/\udcff.jsonl"])
+def test_a_file_that_steers_or_can_not_be_named_is_refused(repository: Path, path: str) -> None:
+    data_only = history.within(path, rollback.DATA)  # what lies in metrics is out of step with the lock as well
+    commit = toy.forge(repository, {path: b"stages: {}\n"})
+    assert history.printable(path) in refused(1, commit, *(["--data-only"] if data_only else []))
+
+
+def test_nothing_is_written_through_a_link(repository: Path, victim: Path) -> None:
+    shutil.move(repository / "models", victim / "models")
+    Path("models").symlink_to(victim / "models")
+    before = everything(victim)
+    assert "models is a link" in refused(1, "first")
+    assert everything(victim) == before
+
+
+PATHS = """stages/toy.py Makefile .git/hooks/post-checkout .git/config .dvc/config .dvc/cache/files dvc.yaml ../victim
+/VICTIM . .. data data/raw data/README.md models models/adapter models/mine models/../stages/toy.py ./stages
+data/raw/../../stages data/validated/x metrics/../Makefile"""
+POINTERS = "data/raw/e.jsonl.dvc data/test/e.jsonl.dvc data/raw/sub/e.jsonl.dvc metrics/e.dvc e.dvc"
+FILES = """stages/toy.py dvc.yaml Makefile .gitattributes .dvc/config .github/workflows/ci.yml data/README.md
+data/raw/.gitignore data/raw/dvc.yaml data/raw/e.jsonl data/raw/a.jsonl/deeper.jsonl models/adapter/adapter.bin
+params.yaml metrics/more.json"""
+LINKS = "data/raw/link.jsonl data/raw data/test metrics models expectations/train.json"
+PATH = st.sampled_from(PATHS.split())
+HARM = st.one_of(
+    st.tuples(st.just("lock"), PATH, PATH),
+    st.tuples(st.just("pointer"), st.sampled_from(POINTERS.split()), PATH | st.just("e.jsonl")),
+    st.tuples(
+        st.just("file"), st.sampled_from([*FILES.split(), "data/raw/\udcff.jsonl", "data/raw/a\nb.jsonl"]), st.just("")
+    ),
+    st.tuples(st.just("link"), st.sampled_from(LINKS.split()), PATH),
+)
+
+
+def harmful(repository: Path, victim: Path, harms: list[tuple[str, str, str]]) -> str:
+    md5s = toy.md5s(repository, "first")
+    changes: dict[str, bytes | Path | None] = {}
+    claimed: dict[str, str | None] = {}
+    for kind, path, other in harms:
+        target = other.replace("/VICTIM", str(victim))
+        if kind == "lock":
+            claimed |= {
+                path.replace("/VICTIM", str(victim)): md5s["models/adapter"],
+                target: md5s["data/predictions.txt"],
+            }
+        elif kind == "pointer":
+            changes[path] = pointer(target, md5s["data/predictions.txt"])
+        else:
+            changes[path] = Path(target) if kind == "link" else b"evil\n"
+    return toy.forge(repository, changes | ({"dvc.lock": lock_with(claimed)} if claimed else {}))
+
+
+@given(harms=st.lists(HARM, min_size=1, max_size=3), data_only=st.booleans())
+@FAST
+def test_whatever_a_commit_holds_nothing_changes_outside_the_data(
+    repository: Path, victim: Path, harms: list[tuple[str, str, str]], data_only: bool
+) -> None:
+    try:
+        commit = harmful(repository, victim, harms)
+    except subprocess.CalledProcessError:
+        return  # Git itself refuses such a tree
+    before, index = everything(repository, victim), history.git("ls-files", "--stage")
+    result = back(commit, *(["--data-only"] if data_only else []))
+    after = everything(repository, victim)
+    assert result.exit_code in (0, 1, 3), result.output
+    if result.exit_code:
+        assert (after, history.git("ls-files", "--stage")) == (before, index)
+    own = (*rollback.DATA, *rollback.RESULTS, *toy.OUTS)
+    changed = {path for path in before.keys() | after.keys() if before.get(path, 0) != after.get(path, 0)}
+    strays = [path for path in changed if not history.within(os.path.relpath(path, repository), own)]
+    assert strays == []
+    restored("HEAD", *(["--data-only"] if data_only else []))
+    assert everything(repository, victim) == before
+
+
 def test_the_experiments_stay_as_they_are(repository: Path) -> None:
     file = Path("metrics/experiments/learning_curve.json")
     file.parent.mkdir()
@@ -272,16 +467,16 @@ def test_the_experiments_stay_as_they_are(repository: Path) -> None:
 
 
 def test_an_output_in_git_outside_metrics_comes_back_too(repository: Path) -> None:
-    pipeline = toy.PIPELINE.replace("metrics/validate.json", "notes/validate.json")
+    pipeline = toy.PIPELINE.replace("metrics/validate.json", "data/notes.json")
     Path("dvc.yaml").write_text(pipeline, encoding="utf-8")
-    Path("stages/toy.py").write_text(toy.STAGE.replace("metrics/validate", "notes/validate"), encoding="utf-8")
+    Path("stages/toy.py").write_text(toy.STAGE.replace("metrics/validate.json", "data/notes.json"), encoding="utf-8")
     toy.record(repository, "notes")
-    notes = Path("notes/validate.json").read_bytes()
+    notes = Path("data/notes.json").read_bytes()
     (repository / "data" / "raw" / "d.jsonl").unlink()
     toy.record(repository, "fewer")
-    assert Path("notes/validate.json").read_bytes() != notes
+    assert Path("data/notes.json").read_bytes() != notes
     restored("v-notes")
-    assert Path("notes/validate.json").read_bytes() == notes
+    assert Path("data/notes.json").read_bytes() == notes
 
 
 def test_data_only_takes_the_data_and_repro_runs_on_it(repository: Path) -> None:
@@ -342,10 +537,6 @@ def test_the_list_needs_no_names_and_says_where_nothing_is_recorded(repository: 
     assert (newest[0], newest[-2:]) == ("-", ["not", "recorded"])
 
 
-def test_the_hash_of_a_folder_is_the_one_that_dvc_records(repository: Path) -> None:
-    assert set(history.data_hashes(["v-first", "v-large", "v-last"])) < set(history.names())
-
-
 def test_an_unknown_revision_is_named(repository: Path) -> None:
     assert "'nowhere' is neither a commit here nor a data version" in refused(1, "nowhere")
 
@@ -375,7 +566,7 @@ def test_a_subfolder_and_a_folder_outside_are_refused(
 
 
 def test_the_command_line_refuses_in_one_line(repository: Path) -> None:
-    env = os.environ | {"PYTHONPATH": str(Path(rollback.__file__).parent.parent)}
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [str(toy.BIN / "python"), "-m", "tools.rollback", "nowhere"]
     done = subprocess.run(command, cwd=repository, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)

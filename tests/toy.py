@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_rows
+from conftest import write_rows as write_rows
 
 from stages.shared import yaml12
 
@@ -196,3 +196,27 @@ def stored(folder: Path, md5: str) -> Path:
 def inside(folder: Path, md5: str) -> dict[str, str]:
     """Path and md5 of the files that a folder object lists."""
     return {entry["relpath"]: entry["md5"] for entry in json.loads(stored(folder, md5).read_text(encoding="utf-8"))}
+
+
+def forge(folder: Path, changes: dict[str, bytes | Path | None], base: str = "HEAD") -> str:
+    """A commit that was never checked out: `base` with files changed, made links (a Path) or left out (None)."""
+    index = folder / ".git" / "forged-index"
+    env = os.environ | {"GIT_INDEX_FILE": str(index)}
+
+    def git(*words: str, given: bytes = b"") -> str:
+        ran = subprocess.run(["git", *words], cwd=folder, env=env, input=given, capture_output=True, check=True)  # noqa: S607
+        return ran.stdout.decode().strip()
+
+    git("read-tree", base)
+    for name, content in changes.items():
+        path = name.encode("utf-8", "surrogateescape")
+        given = b"0 " + b"0" * 40 + b"\t" + path + b"\0"
+        git("update-index", "-z", "--index-info", given=given)
+        if content is not None:
+            data = os.fsencode(content) if isinstance(content, Path) else content
+            mode = b"120000 " if isinstance(content, Path) else b"100644 "
+            oid = git("hash-object", "-w", "--stdin", given=data).encode()
+            git("update-index", "-z", "--index-info", given=mode + oid + b"\t" + path + b"\0")
+    tree = git("write-tree")
+    index.unlink()
+    return git("commit-tree", "-p", base, "-m", "forged", tree)

@@ -307,7 +307,7 @@ def _stage(entry: dict[str, Any]) -> Stage:
 def _item(item: dict[str, Any]) -> tuple[str, str]:
     """A path and its md5. DVC follows other keys to other places, so that an entry with any more is refused."""
     path, md5 = item["path"], item["md5"]
-    if not (isinstance(path, str) and MD5.fullmatch(md5)) or item.keys() - ITEM or item.get("hash", "md5") != "md5":
+    if not (isinstance(path, str) and MD5.fullmatch(md5)) or item.keys() - ITEM or item.get("hash") != "md5":
         raise ValueError(f"no path with its md5: {item!r:.200}")
     return path, md5
 

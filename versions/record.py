@@ -92,11 +92,13 @@ def _declared(entry: dict[str, Any], context: dict[str, Any]) -> Declared:
     return Declared(text(entry["cmd"]), tuple(normpath(text(path)) for path, _ in items("deps")), outs, params)
 
 
-def _at(values: Any, path: str) -> Any:
-    """The value at `a.b.c`. Raises KeyError where there is none."""
+def _at(values: Any, path: str, default: Any = None) -> Any:
+    """The value at `a.b.c`. Raises KeyError where there is none and no default."""
     for key in path.split("."):
-        if not isinstance(values, dict):
-            raise KeyError(key)
+        if not isinstance(values, dict) or key not in values:
+            if default is None:
+                raise KeyError(path)
+            return default
         values = values[key]
     return values
 
@@ -257,7 +259,7 @@ def _disagreements(tree: str) -> Iterator[Problem]:
         for metric in scoring.METRICS:
             rate = sum(verdicts(lines, system, metric)) / len(lines)
             value = given.get(metric) if isinstance(given, dict) else None
-            if not isinstance(value, (int, float)) or abs(value - rate) > TOLERANCE:
+            if type(value) not in (int, float) or abs(value - rate) > TOLERANCE:
                 yield Problem(METRICS, f"{system}.{metric} is {value}, the outcomes make it {rate:.6f}")
 
 
@@ -266,11 +268,10 @@ def _libraries(tree: str) -> Iterator[Problem]:
     pinned: dict[str, set[str]] = {}
     for name, version in PIN.findall((history.read(tree, PINS) or b"").decode("utf-8", "replace")):
         pinned.setdefault(name.lower().replace("_", "-"), set()).add(version)
-    for path in (METRICS, DETAIL):
+    for path in (METRICS, DETAIL):  # older versions name the libraries among the rates
         content = history.read(tree, path)
-        [document] = _json(content, lines=False) if content else [{}]
-        used = document.get("computed_from", {}).get("versions", {}) if isinstance(document, dict) else {}
-        for name, version in used.items():
+        used = _at(_json(content, lines=False)[0], "computed_from.versions", {}) if content else {}
+        for name, version in used.items() if isinstance(used, dict) else ():
             allowed = pinned.get(name.lower().replace("_", "-"))
             if allowed and str(version).split("+")[0] not in allowed:
                 reason = f"pins {name} {' or '.join(sorted(allowed))}, {path} was computed with {version}"

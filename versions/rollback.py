@@ -180,7 +180,7 @@ def take_note(commits: Iterable[str]) -> None:
 def plan(repo: Any, goal: Goal, rev: str, allow_missing: bool) -> Plan:
     """Look everything up and hash it, without touching a file. Raises InputError for whatever stands in the way."""
     pointed = pointed_here(goal)
-    refuse_links({*goal.files, *pointed} | set(tracked(goal)))
+    refuse_links({*goal.files, *pointed, *tracked(goal)})
     refuse_links(PurePosixPath(out).parent.as_posix() for out in goal.outs)
     refuse_uncommitted(goal, pointed)
     dvc_cache.refuse_running(repo)
@@ -199,9 +199,11 @@ def plan(repo: Any, goal: Goal, rev: str, allow_missing: bool) -> Plan:
     return Plan(replace(goal, outs=held), sorted(away), sorted(wrong.keys() - set(missing)), missing)
 
 
-def tracked(goal: Goal) -> list[str]:
+def tracked(goal: Goal) -> set[str]:
+    """The files under the roots that Git knows here, or that a rollback wrote before it was killed."""
     listed = git("ls-files", "-z", "--", *goal.roots).decode("utf-8", "surrogateescape").split("\0")
-    return [path for path in listed if path and not within(path, record.APART)]
+    written = {path for commit in noted() for path in history.files(commit, *goal.roots)}
+    return {path for path in {*listed, *written} - {""} if not within(path, record.APART)}
 
 
 def pointed_here(goal: Goal) -> set[str]:
@@ -252,7 +254,7 @@ def bring_back(repo: Any, todo: Plan) -> None:
 
 def restore(goal: Goal) -> None:
     """Write Git's files here and into the index, without filters; dvc.lock comes last, when the rest is its own."""
-    gone = [path for path in tracked(goal) if path not in goal.files]
+    gone = sorted(tracked(goal) - goal.files.keys())
     for path in map(Path, gone):
         path.unlink(missing_ok=True)
         for parent in path.parents:

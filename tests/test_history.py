@@ -1,0 +1,166 @@
+"""versions.history reads any version as it is, and nothing that a version holds makes it do anything else."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+import toy
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stages.shared.cli import InputError
+from versions import history
+
+FAST = settings(
+    max_examples=15,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+NAMES = st.binary(min_size=1, max_size=12).filter(
+    lambda name: (
+        not set(name) & {0, ord("/")} and name.lower() not in (b".", b"..", b".git") and b"git~" not in name.lower()
+    )
+)
+
+
+@pytest.fixture
+def plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty repository of Git alone."""
+    toy.isolate(monkeypatch, tmp_path)
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    toy.run(folder, "git", "init", "--quiet")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def added(folder: Path) -> str:
+    """The tree that `git add .` would give, from an index of its own."""
+    with tempfile.TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GIT_INDEX_FILE", f"{place}/index")
+        toy.run(folder, "git", "add", ".")
+        return toy.run(folder, "git", "write-tree").strip()
+
+
+@given(held=st.dictionaries(NAMES, st.binary(max_size=20), max_size=4))
+@FAST
+def test_the_working_tree_is_what_git_would_add_whatever_the_names(plain: Path, held: dict[bytes, bytes]) -> None:
+    folder = plain / "data"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name, content in held.items():
+        Path(folder / os.fsdecode(name)).write_bytes(content)
+    tree = history.working_tree()
+    assert tree == added(plain)
+    paths = {f"data/{name.decode('utf-8', 'surrogateescape')}": content for name, content in held.items()}
+    assert {path: history.read(tree, path) for path in history.files(tree)} == paths
+
+
+def test_the_working_tree_has_no_links_and_nothing_behind_them(plain: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text("secret", encoding="utf-8")
+    (plain / "kept").write_text("kept", encoding="utf-8")
+    (plain / "folder").mkdir()
+    (plain / "folder" / "secret").write_text("mine", encoding="utf-8")
+    toy.commit(plain, "folder")
+    shutil.rmtree(plain / "folder")
+    (plain / "folder").symlink_to(outside)
+    (plain / "link").symlink_to(outside / "secret")
+    before = (plain / ".git" / "index").read_bytes()
+    assert list(history.files(history.working_tree())) == ["kept"]
+    assert (plain / ".git" / "index").read_bytes() == before
+
+
+def test_no_program_that_a_version_or_the_configuration_names_is_run(
+    plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (plain / ".gitattributes").write_text("* filter=evil diff=evil text eol=crlf\n", encoding="utf-8")
+    (plain / "file").write_bytes(b"a\r\nb\n")
+    for key in ("filter.evil.clean", "diff.evil.textconv", "diff.external", "core.fsmonitor"):
+        toy.run(plain, "git", "config", key, "touch ran")
+    monkeypatch.setenv("GIT_EXTERNAL_DIFF", "touch ran")
+    tree = history.working_tree()
+    assert history.read(tree, "file") == b"a\r\nb\n"
+    assert not (plain / "ran").exists()
+
+
+def test_another_repository_in_the_environment_is_not_read(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy.run(plain, "git", "commit", "--quiet", "--allow-empty", "--message", "here")
+    monkeypatch.setenv("GIT_DIR", "/nowhere")
+    assert len(history.commits("HEAD")) == 1
+
+
+def test_links_and_submodules_of_a_version_are_left_out(repository: Path) -> None:
+    commit = toy.forge(repository, {"data/raw/link.jsonl": Path("/etc/passwd"), "data/raw/new.jsonl": b"{}\n"})
+    assert history.changed_files("HEAD", commit) == ["data/raw/new.jsonl"]
+    assert history.read(commit, "data/raw/link.jsonl") is None
+
+
+def test_the_hash_of_a_folder_is_the_one_that_dvc_records(repository: Path) -> None:
+    assert history.data_hashes(["v-first", "v-large", "v-last"]) == [
+        {name: md5 for md5, name in history.names().items()}[name] for name in ("first", "large", "last")
+    ]
+
+
+@pytest.mark.parametrize("name", ["first", "v-first"])
+def test_a_version_is_known_by_its_name_and_by_its_commit(repository: Path, name: str) -> None:
+    assert history.commit_of(name) == history.resolve("v-first")
+
+
+def test_a_table_in_a_page_does_not_decide_what_a_branch_is(repository: Path) -> None:
+    page = Path("data/README.md")
+    page.write_text(page.read_text(encoding="utf-8").replace("| first |", "| main |"), encoding="utf-8")
+    with pytest.raises(InputError, match="name of another data version"):
+        history.commit_of("main")
+
+
+def test_the_newest_commit_that_records_its_metrics_stands_for_a_version(repository: Path) -> None:
+    Path("data/README.md").write_text("other words\n", encoding="utf-8")
+    toy.commit(repository, "a page")
+    newest = history.resolve("HEAD")
+    Path("params.yaml").write_text("train: {epochs: 4}\n", encoding="utf-8")
+    toy.commit(repository, "params without a run")
+    assert next(iter(history.versions().values())) == newest
+
+
+@pytest.mark.parametrize(
+    "pointer",
+    [
+        "outs: [{path: /tmp/x, md5: MD5, hash: md5}]",
+        "outs: [{path: ../../stages/toy.py, md5: MD5, hash: md5}]",
+        "outs: [{path: other.jsonl, md5: MD5, hash: md5}]",
+        "outs: [{path: evil.jsonl, md5: MD5.dir, hash: md5}]",
+        "outs: [{path: evil.jsonl, md5: ../../x, hash: md5}]",
+        "outs: [{path: evil.jsonl, md5: MD5, hash: md5, files: [{relpath: ../x, md5: MD5}]}]",
+        "outs: [{path: evil.jsonl, md5: MD5, hash: md5}, {path: more.jsonl, md5: MD5, hash: md5}]",
+        "wdir: ../..\nouts: [{path: evil.jsonl, md5: MD5, hash: md5}]",
+        "outs: [{path: evil.jsonl, md5: MD5}]",
+        "outs: [{path: evil.jsonl, md5: MD5, hash: md5-dos2unix}]",
+        "outs: evil.jsonl",
+        "- evil.jsonl",
+        "outs: [",
+    ],
+)
+def test_a_pointer_to_anything_but_the_file_beside_it_is_refused(repository: Path, pointer: str) -> None:
+    content = pointer.replace("MD5", "f" * 32).encode()
+    commit = toy.forge(repository, {"data/raw/evil.jsonl.dvc": content})
+    with pytest.raises(InputError, match=r"evil\.jsonl"):
+        history.pointers(commit, "data/raw")
+
+
+def test_a_file_is_in_git_or_in_dvc(repository: Path) -> None:
+    content = f"outs: [{{path: a.jsonl, md5: {'f' * 32}, hash: md5}}]".encode()
+    with pytest.raises(InputError, match="in Git as well"):
+        history.pointers(toy.forge(repository, {"data/raw/a.jsonl.dvc": content}), "data/raw")
+
+
+def test_yaml_that_grows_without_end_is_refused() -> None:
+    bomb = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+    for content in (bomb.encode(), b"a: &a [*a]"):
+        with pytest.raises(InputError, match="more than"):
+            history.parse_yaml(content, "it")

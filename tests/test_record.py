@@ -1,0 +1,222 @@
+"""versions.record notices whatever in a version does not belong to the rest, and executes or raises nothing."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy
+from hypothesis import example, given
+from hypothesis import strategies as st
+from test_history import FAST
+
+from stages.shared.cli import InputError
+from versions import history, record
+
+LOCK, METRICS, OUTCOMES = history.LOCK, history.METRICS, history.OUTCOMES
+
+
+def files_with_problems(commit: str) -> set[str]:
+    return {problem.file for problem in record.problems(commit)}
+
+
+def changed(path: str, old: str, new: str, commit: str = "HEAD") -> dict[str, bytes]:
+    content = (history.read(commit, path) or b"").decode()
+    assert old in content
+    return {path: content.replace(old, new).encode()}
+
+
+@pytest.mark.parametrize("name", [f"v-{name}" for name in toy.NAMES])
+def test_a_version_that_was_run_and_committed_has_no_problem(repository: Path, name: str) -> None:
+    assert record.problems(name) == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("data/raw/a.jsonl", "data/test/rows.jsonl", "data/schema.json", "expectations/train.json", "stages/toy.py"),
+        *(METRICS, OUTCOMES, "metrics/validate.json"),
+    ],
+)
+def test_a_file_that_changed_since_the_run_is_named(repository: Path, path: str) -> None:
+    content = history.read("HEAD", path) or b""
+    folder = next(root for root in ("data/raw", "data/test", "expectations", path) if history.within(path, [root]))
+    assert folder in files_with_problems(toy.forge(repository, {path: content + b"\n"}))
+    assert folder in files_with_problems(toy.forge(repository, {path: None}))
+
+
+def test_a_new_file_of_rows_and_a_changed_pointer_are_new_data(repository: Path) -> None:
+    pointer = (history.read("HEAD", "data/raw/big.jsonl.dvc") or b"").decode()
+    other = pointer.replace("md5: ", "md5: f", 1)[:-1] + "\n"
+    md5 = history.pointers("HEAD", "data/raw")["data/raw/big.jsonl"]
+    for changes in (
+        {"data/raw/new.jsonl": b"{}\n"},
+        {"data/raw/big.jsonl.dvc": other.replace("f" + md5, "f" * 32).encode()},
+    ):
+        assert "data/raw" in files_with_problems(toy.forge(repository, {**changes}))
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "file"),
+    [
+        ("params.yaml", "epochs: 3", "epochs: 4", "params.yaml: train"),
+        ("params.yaml", "train", "other", "params.yaml: train"),
+        ("dvc.yaml", "toy.py train", "toy.py train --more", "dvc.yaml"),
+        (
+            "dvc.yaml",
+            "deps: [data/test, models/adapter]",
+            "deps: [data/test, models/adapter, params.yaml]",
+            "params.yaml",
+        ),
+        ("dvc.yaml", "outs: [models/adapter]", "outs: [models/adapter, models/more]", "models/more"),
+        ("dvc.yaml", ", {metrics/outcomes.jsonl: {cache: false}}", "", OUTCOMES),
+        ("dvc.yaml", "outs: [data/predictions.txt]", "wdir: ..", LOCK),
+        ("dvc.lock", "schema", "<<<<<<< HEAD\nschema", LOCK),
+    ],
+)
+def test_code_params_and_pipeline_are_held_against_the_lock(
+    repository: Path, path: str, old: str, new: str, file: str
+) -> None:
+    assert file in files_with_problems(toy.forge(repository, changed(path, old, new)))
+
+
+@pytest.mark.parametrize("stage", ["validate", "train"])
+def test_a_run_that_stopped_half_way_shows(repository: Path, stage: str) -> None:
+    toy.write_rows(Path("data/raw/a.jsonl"), [toy.row("a1", "other"), toy.row("a2")])
+    toy.run(repository, "dvc", "repro", "--quiet", stage)
+    toy.commit(repository, "half a run")
+    expected = {"validate": "data/validated", "train": "models/adapter"}[stage]
+    assert files_with_problems("HEAD") == {expected}
+    toy.run(repository, "dvc", "repro", "--quiet")
+    toy.commit(repository, "the whole run")
+    assert record.problems("HEAD") == []
+
+
+def test_a_missing_lock_is_named(repository: Path) -> None:
+    assert LOCK in files_with_problems(toy.forge(repository, {LOCK: None}))
+
+
+def lock_for(repository: Path, changes: dict[str, bytes]) -> str:
+    """A commit whose dvc.lock was made to fit the changed files by hand."""
+    lock = (history.read("HEAD", LOCK) or b"").decode()
+    forged = toy.forge(repository, {**changes})
+    for path in changes:
+        lock = lock.replace(str(history.content_hash("HEAD", path)), str(history.content_hash(forged, path)))
+    return toy.forge(repository, {**changes, LOCK: lock.encode()})
+
+
+def edited(change: Callable[[dict[str, Any]], Any]) -> bytes:
+    document = json.loads(history.read("HEAD", METRICS) or b"")
+    change(document)
+    return json.dumps(document).encode()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rates: rates["tuned"].update(exact_match=0.9),
+        lambda rates: rates["tuned"].update(json_valid=0.99),
+        lambda rates: rates["tuned"].update(exact_match="high"),
+        lambda rates: rates["tuned"].pop("schema_valid"),
+        lambda rates: rates.pop("tuned"),
+        lambda rates: rates.update(other=rates["tuned"]),
+    ],
+)
+def test_rates_that_the_verdicts_do_not_give_are_named_though_the_lock_fits(
+    repository: Path, change: Callable[[dict[str, Any]], Any]
+) -> None:
+    commit = lock_for(repository, {METRICS: edited(change)})
+    assert files_with_problems(commit) & {METRICS, OUTCOMES}
+    assert LOCK not in files_with_problems(commit)
+
+
+def test_an_unknown_verdict_is_named(repository: Path) -> None:
+    outcomes = (history.read("HEAD", OUTCOMES) or b"").replace(b'"wrong"', b'"superb"')
+    assert files_with_problems(lock_for(repository, {OUTCOMES: outcomes})) == {OUTCOMES}
+
+
+def test_not_a_number_is_no_metric(repository: Path) -> None:
+    nan = (history.read("HEAD", METRICS) or b"").replace(b"0.7", b"NaN", 1)
+    reasons = [problem.reason for problem in record.problems(lock_for(repository, {METRICS: nan}))]
+    assert any("NaN is not JSON" in reason for reason in reasons)
+
+
+def test_metrics_of_no_stage_are_named_but_for_experiments_and_timings(repository: Path) -> None:
+    apart = {"metrics/experiments/a.json": b"{}", "metrics/timing/a.json": b"{}"}
+    assert files_with_problems(toy.forge(repository, {**apart})) == set()
+    assert files_with_problems(toy.forge(repository, {"metrics/more.json": b"{}"})) == {"metrics/more.json"}
+
+
+@pytest.mark.parametrize(
+    ("pins", "named"), [("torch==2.1", False), ("torch==2.2", True), ("Torch==2.2\ntorch==2.1", False)]
+)
+def test_libraries_that_were_swapped_after_the_run_are_named(repository: Path, pins: str, named: bool) -> None:
+    versions = {"computed_from": {"versions": {"torch": "2.1+cpu", "unpinned": "1"}}}
+    metrics = edited(lambda rates: rates.update(versions))
+    commit = lock_for(repository, {METRICS: metrics})
+    commit = toy.forge(repository, {"constraints.txt": pins.encode()}, commit)
+    assert files_with_problems(commit) == ({"constraints.txt"} if named else set())
+
+
+def test_a_matrix_stands_for_a_stage_each() -> None:
+    text = b"""stages:
+  baseline:
+    matrix: {system: [zero, few], n: [1]}
+    cmd: run ${item.system} ${item.n} ${sizes.small}
+    deps: ["in/${item.system}.json"]
+    params: [sizes, other.yaml: [a.b]]
+    outs: [{"out/${item.system}": {push: false}}]
+    metrics: [{m.json: {cache: false}}]
+"""
+    stages = record.pipeline(text, b"sizes: {small: 7}")
+    assert list(stages) == ["baseline@zero-1", "baseline@few-1"]
+    assert stages["baseline@few-1"] == record.Declared(
+        "run few 1 7",
+        ("in/few.json",),
+        {"out/few": True, "m.json": False},
+        {"params.yaml": ("sizes",), "other.yaml": ("a.b",)},
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"stages: {a: {cmd: x, wdir: ..}}",
+        b"stages: {a: {foreach: [1], do: {cmd: x}}}",
+        b"stages: {a: {cmd: '${nowhere}'}}",
+        b"stages: {a: {deps: [x]}}",
+        b"stages: [a]",
+        b"stages: {a: {matrix: {x: [" + b"1, " * 1001 + b"1]}, cmd: x}}",
+        b"\xff",
+        b"[",
+    ],
+)
+def test_a_pipeline_that_can_not_be_followed_is_refused(text: bytes) -> None:
+    with pytest.raises(InputError):
+        record.pipeline(text)
+
+
+BROKEN = st.one_of(
+    st.binary(max_size=40),
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.text(max_size=6)
+        | st.sampled_from(["stages", "outs", "path", "md5"]),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["stages", "tuned", "id"]), inner, max_size=3)
+        ),
+    ).map(lambda value: json.dumps(value).encode()),
+)
+
+
+@given(path=st.sampled_from([LOCK, "dvc.yaml", "params.yaml", METRICS, OUTCOMES]), content=BROKEN)
+@example(path=OUTCOMES, content=b"[]")
+@example(path=METRICS, content=b'{"tuned": {"json_valid": 1}, "computed_from": {"versions": []}}')
+@FAST
+def test_whatever_stands_in_its_files_is_a_problem_and_no_traceback(
+    repository: Path, path: str, content: bytes
+) -> None:
+    assert record.problems(toy.forge(repository, {path: content}))
