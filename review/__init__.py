@@ -1,0 +1,1 @@
+"""What a change did: two versions compared, the gate's verdict on it, and both as Markdown."""

@@ -1,0 +1,105 @@
+"""What a change touched: answers that flipped, rows, code, and texts such as params and contract.
+
+In: Git trees. Out: listings and notes for the report. No YAML is parsed: a text is shown as the lines that differ.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+from review import rows
+from review.compare import Outcome, Pair, Rule
+from review.inert import Safe
+from stages.shared.rows import Row
+from versions import history
+
+# Code that decides the verdict: who changes it changes the judge. A test holds the list to the imports.
+JUDGE = [".ci", ".github", "gate.yaml", "review", "stages/evaluate.py", "tools/report.py", "versions"]
+JUDGE += [f"stages/shared/{name}.py" for name in ("cli", "contract", "examples", "limits", "params", "rows")]
+JUDGE += [f"stages/shared/{name}.py" for name in ("scoring", "stats", "strict_json", "text", "yaml12")]
+NOTED = {
+    "⚠️ **The gate's own code changed**, which judges once this is merged": JUDGE,
+    "Code of the pipeline changed": ["dvc.yaml", "expectations", "stages"],
+    "Tests beside the test rows changed; only those that stayed are compared": ["data/general", "data/behaviour"],
+}
+TEXTS = {
+    "Params": "params.yaml",
+    "The gate": "gate.yaml",
+    "Contract, which scores each side's answers": "data/schema.json",
+    "Pinned libraries": "constraints.txt",
+    "Data checklist": "metrics/validate.json",
+    "Training": "metrics/train.json",
+}
+Note = tuple[Safe, list[str]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of an entry: '+', '-' or ' ', a word that says what it is, and the text; '@' begins an entry."""
+
+    sign: str
+    label: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Entries of a few lines each, below a title that opens and closes them; the report may show only the first."""
+
+    title: Safe
+    entries: list[list[Line]]
+    open: bool = False
+
+
+def flips(what: str, pairs: Sequence[Pair], rule: Rule, restless: Collection[str] = ()) -> Iterator[Listing]:
+    """Answers that were right and are wrong now, and the reverse. `restless` ones flip when only the seed changes."""
+    regressed = [new for old, new in pairs if old.hit(rule) and not new.hit(rule)]
+    steady = [_flip(new, new, rule) for new in regressed if new.id not in restless]
+    others = [_flip(new, new, rule) for new in regressed if new.id in restless]
+    yield Listing(Safe(f"Regressed {what}"), steady, open=True)
+    yield Listing(Safe(f"Regressed {what} that flip with the seed alone, too"), others)
+    yield Listing(Safe(f"Fixed {what}"), [_flip(new, old, rule) for old, new in pairs if new.hit(rule) > old.hit(rule)])
+
+
+def _flip(row: Outcome, wrong: Outcome, rule: Rule) -> list[Line]:
+    given = wrong.answers.get(rule.system, "")
+    shown = Line(" ", "request", row.request), Line("+", "expected", row.expected), Line("-", "given", given)
+    return [Line("@", "", f"{row.id} {row.kind}".strip()), *(line for line in shown if line.text)]
+
+
+def notes(base: str, head: str) -> list[Note]:
+    """Changed files that a reviewer must know of."""
+    changed = history.changed_files(base, head)
+    named = {words: [name for name in changed if history.within(name, roots)] for words, roots in NOTED.items()}
+    return [(Safe(words), names) for words, names in named.items() if names]
+
+
+def listings(base: str, head: str) -> Iterator[Listing]:
+    for folder, words in (("data/raw", "Training rows"), ("data/test", "Test rows")):
+        for sort, pairs in rows.between(base, head, folder).items():
+            yield Listing(Safe(f"{words} {sort}"), [list(_row(*pair)) for pair in pairs])
+    for title, path in TEXTS.items():
+        yield Listing(Safe(title), list(_diff(base, head, path)))
+    yield Listing(Safe("Timing"), list(_diff(base, head, "metrics/timing")))
+
+
+def _row(before: Row | None, after: Row | None) -> Iterator[Line]:
+    sides = [(sign, row) for sign, row in (("-", before), ("+", after)) if row]
+    yield Line("@", "", sides[-1][1].id or "(no id)")
+    for sign, row in sides:
+        yield Line(sign, "request", rows.request(row))
+        yield Line(sign, "answer", rows.answer(row))
+
+
+def _diff(base: str, head: str, path: str) -> Iterator[list[Line]]:
+    """The lines of a file or folder that differ. Git compares bytes: no attribute, driver or setting has a say."""
+    options = ("--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", "--text", "--unified=0")
+    shown = history.git("diff", *options, base, head, "--", path).decode("utf-8", "replace").split("\n")
+    inside = False
+    for line in shown:
+        inside = line.startswith("@@ ") or (inside and not line.startswith("diff --git "))
+        if line.startswith("@@ "):
+            yield [Line(" ", "", line.partition(" @@ ")[2])]
+        elif line.startswith("+++ ") and not inside:
+            yield [Line("@", "", line[4:])]
+        elif line.startswith(("+", "-")) and inside and "--hash=" not in line:
+            yield [Line(line[0], "", line[1:])]

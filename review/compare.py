@@ -1,0 +1,299 @@
+"""The answers of two versions to the same test rows, and whether the gate's rules hold. In: Git trees.
+
+Pairs carry the evidence (McNemar 1947), conversations are drawn whole (Davison & Hinkley 1997). Where retraining noise
+was measured, 'better' and 'worse' are about the change, were it retrained.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from math import sqrt
+from pathlib import Path
+from typing import Annotated, Any
+
+from annotated_types import Gt, Lt, MinLen
+
+from stages.shared import params, scoring, stats, strict_json
+from stages.shared.cli import InputError
+from stages.shared.stats import Comparison
+from versions import history
+
+GATE, DETAIL, SEEDS = "gate.yaml", "metrics/detail/evaluate.json", "metrics/experiments/seeds.json"
+# What versions from before gate.yaml are judged by, beside the rules in their params.yaml.
+BEFORE_GATE = {"allow_removed_test_rows": False, "minimum_functionality": 0.0, "tolerated_retention_drop": 0.02}
+
+
+@dataclass(frozen=True)
+class Rule:
+    system: str
+    metric: str
+    tolerated_drop: params.Share
+    floor: params.Share
+
+    __pydantic_config__ = {"extra": "forbid", "strict": True}  # noqa: RUF012
+
+    def __post_init__(self) -> None:
+        if self.metric not in scoring.METRICS:
+            raise ValueError(f"metric {self.metric!r} is none of {', '.join(scoring.METRICS)}")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """gate.yaml, which says what each key is for."""
+
+    confidence: Annotated[float, Gt(0), Lt(1)]
+    min_shared: params.Count
+    allow_removed_test_rows: bool
+    minimum_functionality: params.Share
+    tolerated_retention_drop: params.Share
+    rules: Annotated[tuple[Rule, ...], MinLen(1)]
+
+    @property
+    def level(self) -> float:
+        """Level of each interval that the gate looks at, so that all looks together keep `confidence` (Bonferroni).
+
+        Each rule looks twice (drop and floor), behaviour and retention once. A look errs at one end only, so its
+        two-sided interval leaves out twice its share.
+        """
+        return 1 - 2 * (1 - self.confidence) / (2 * len(self.rules) + 2)
+
+
+def gate_of(tree: str) -> Gate:
+    """The gate of a version: gate.yaml, before that `report` in params.yaml, else today's. Raises InputError."""
+    from pydantic import ConfigDict, TypeAdapter, with_config
+
+    content = history.read(tree, GATE)
+    early = {} if content else history.parse_yaml(history.read(tree, "params.yaml") or b"{}", "params.yaml")
+    strict = with_config(ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
+    try:
+        if section := early.get("report"):
+            rules = [{key: rule[key] for key in Rule.__annotations__} for rule in section["rules"]]
+            values = {key: section[key] for key in ("confidence", "min_shared")} | {"rules": rules} | BEFORE_GATE
+        else:
+            values = history.parse_yaml(content or Path(GATE).read_bytes(), GATE)
+        gate: Gate = TypeAdapter(strict(Gate)).validate_json(json.dumps(values))
+    except (KeyError, OSError, TypeError, ValueError) as error:  # pydantic's own is a ValueError
+        raise InputError(f"the gate of {history.short(tree)}: {' '.join(str(error).split())}") from error
+    return gate
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A test row and what each system made of it. `request` and `expected` are empty in old files, which lack them."""
+
+    id: str
+    group: str
+    kind: str
+    slice: str
+    request: str
+    expected: str
+    verdicts: dict[str, str]
+    answers: dict[str, str]  # those that were not exact
+
+    def hit(self, rule: Rule) -> bool:
+        return scoring.counts(self.verdicts[rule.system], rule.metric)
+
+
+Outcomes = dict[str, Outcome]
+Pair = tuple[Outcome, Outcome]
+
+
+def read(tree: str, path: str, outcome: Callable[[Any], Outcome]) -> Outcomes:
+    """What `outcome` makes of each line of a JSON Lines file, by id. Raises InputError naming file, line and reason."""
+    content = history.read(tree, path)
+    if not content:
+        raise InputError(f"{path}: missing or empty")
+    found: Outcomes = {}
+    for number, line in enumerate(content.removesuffix(b"\n").split(b"\n"), start=1):
+        try:
+            row = outcome(strict_json.parse(line.decode()))
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise InputError(f"{path}:{number}: {error}") from error
+        if row.id in found:
+            raise InputError(f"{path}:{number}: id {row.id!r} occurs twice")
+        found[row.id] = row
+    return found
+
+
+def outcomes(tree: str, gate: Gate) -> Outcomes:
+    """The outcomes of a version. Raises InputError unless each has a verdict of every system that the gate looks at."""
+    found = read(tree, history.OUTCOMES, _outcome)
+    for system in {rule.system for rule in gate.rules}:
+        if missing := [name for name, row in found.items() if system not in row.verdicts]:
+            raise InputError(f"{history.OUTCOMES}: {missing[0]} has no verdict of {system}")
+    return found
+
+
+def _outcome(line: Any) -> Outcome:
+    systems = {name: value for name, value in line.items() if isinstance(value, dict) and "verdict" in value}
+    verdicts = {name: str(value["verdict"]) for name, value in systems.items()}
+    if unknown := set(verdicts.values()) - set(scoring.VERDICTS):
+        raise ValueError(f"unknown verdict {min(unknown)!r}")
+    return Outcome(
+        id=text(line["id"]),
+        group=text(line.get("group", line["id"])),
+        kind=text(line.get("kind", "")),
+        slice=text(line.get("slice", "")),
+        request=text(line.get("request", "")),
+        expected=text(line.get("expected", "")),
+        verdicts=verdicts,
+        answers={name: text(value["answer"]) for name, value in systems.items() if "answer" in value},
+    )
+
+
+def figures(tree: str, path: str) -> dict[str, Any]:
+    """A metrics file; {} where it is missing or broken, which is for versions/record.py to say."""
+    try:
+        value = strict_json.parse((history.read(tree, path) or b"{}").decode())
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def text(value: Any) -> str:
+    """A request of several turns on one line; other JSON as it is spelt."""
+    if isinstance(value, list) and all(isinstance(turn, dict) for turn in value):
+        return " ⏎ ".join(str(turn.get("content", "")) for turn in value)
+    return value if isinstance(value, str) else strict_json.compact(value)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Test rows that ask and expect the same on both sides, and the ids of the others."""
+
+    both: list[Pair]
+    removed: list[str]
+    added: list[str]
+    edited: list[str]
+
+    def counted(self, before: Outcomes, after: Outcomes) -> list[Outcome]:
+        """The rows that a floor counts. What was removed or edited counts as it came out before: neither deleting hard
+        rows nor rewriting them lifts a model over the floor."""
+        return list((after | {name: before[name] for name in [*self.removed, *self.edited]}).values())
+
+
+def paired(before: Outcomes, after: Outcomes) -> Paired:
+    """Outcomes from before `expected` stood in them are known by their id alone."""
+    shared = [(before[name], new) for name, new in after.items() if name in before]
+    same = [not old.expected or (old.request, old.expected) == (new.request, new.expected) for old, new in shared]
+    return Paired(
+        both=[pair for pair, equal in zip(shared, same, strict=True) if equal],
+        removed=[name for name in before if name not in after],
+        added=[name for name in after if name not in before],
+        edited=[new.id for (_, new), equal in zip(shared, same, strict=True) if not equal],
+    )
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What retraining alone does to the tuned model: the standard deviation of each metric over `seeds` trainings.
+
+    `restless`: the test rows that are right with one seed and wrong with another.
+    """
+
+    seeds: int
+    date: date
+    spread: dict[str, float]
+    restless: frozenset[str] = frozenset()
+
+
+def noise(tree: str) -> Noise | None:
+    """The noise that a version has recorded; None where it has none, or measured it on other test rows."""
+    recorded = figures(tree, SEEDS)
+    try:
+        spread = {str(metric): float(value) for metric, value in recorded["spread"].items()}
+        seeds, day = int(recorded["seeds"]), date.fromisoformat(recorded["date"])
+        restless = frozenset(name for name, times in recorded["times_right"].items() if 0 < times < seeds)
+        same = recorded["computed_from"]["test"] == figures(tree, DETAIL)["computed_from"]["test"]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+    return Noise(seeds, day, spread, restless) if same and seeds > 1 else None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric of one system, on a part of the test rows ('' for all).
+
+    Where retraining noise is known, interval, evidence and detectable change are those of the change, were it
+    retrained, and `alone` is the interval for these two models.
+    """
+
+    system: str
+    name: str
+    part: str
+    result: Comparison
+    alone: tuple[float, float] | None
+
+
+def measured(pairs: Sequence[Pair], rule: Rule, level: float, known: Noise | None = None, part: str = "") -> Metric:
+    """`known` counts for all test rows of the tuned system: no other is trained."""
+    old, new = ([side.hit(rule) for side in sides] for sides in zip(*pairs, strict=True))
+    groups = [after.group for _, after in pairs]
+    result = stats.compare(old, new, groups, level)
+    if not known or rule.system != "tuned" or part or rule.metric not in known.spread:
+        return Metric(rule.system, rule.metric, part, result, None)
+    changes = [after - before for before, after in zip(old, new, strict=True)]
+    wide = retrained(result, changes, groups, (known.spread[rule.metric], known.seeds), level)
+    return Metric(rule.system, rule.metric, part, wide, (result.low, result.high))
+
+
+def retrained(
+    result: Comparison, changes: Sequence[int], groups: Sequence[str], noise: tuple[float, int], level: float
+) -> Comparison:
+    """The comparison for the change, were both sides trained anew: rows and seeds vary, and the larger counts.
+
+    `noise`: standard deviation of the metric over so many trainings. Each side is one training; for the means of m and
+    n trainings put spread² (1/m + 1/n) in place of 2 spread².
+    """
+    from scipy.stats import norm, t
+
+    spread, seeds = noise
+    sums = dict.fromkeys(groups, 0.0)
+    for group, change in zip(groups, changes, strict=True):
+        sums[group] += change - result.difference
+    by_row = sum(value**2 for value in sums.values()) / result.n**2
+    error, factor = sqrt(max(by_row, 2 * spread**2)), float(t.ppf((1 + level) / 2, seeds - 1))
+    low, high = result.difference - factor * error, result.difference + factor * error
+    evidence = "better" if low > 0 else "worse" if high < 0 else "no evidence"
+    least = min(1.0, (factor + float(norm.ppf(stats.POWER))) * error)
+    return replace(result, low=low, high=high, evidence=evidence, detectable=least)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that the gate requires, with the figures of both sides in words, and whether it holds."""
+
+    what: str
+    before: str
+    after: str
+    rule: str
+    holds: bool
+
+
+def drop(what: str, metric: Metric, rule: Rule) -> Check:
+    """Broken only where the whole interval lies beyond what is tolerated."""
+    result = metric.result
+    after = f"{result.after:.3f}, a change of {result.difference:+.3f} [{result.low:+.3f}, {result.high:+.3f}]"
+    holds = result.high >= -rule.tolerated_drop
+    return Check(what, f"{result.before:.3f}", after, f"drop at most {rule.tolerated_drop:g}", holds)
+
+
+def floor(what: str, rows: Iterable[Outcome], rule: Rule, level: float) -> Check:
+    """Broken only where the whole Wilson interval of the rate lies below. Raises ValueError without rows."""
+    from scipy.stats import binomtest
+
+    hits = [row.hit(rule) for row in rows]
+    ends = binomtest(sum(hits), len(hits)).proportion_ci(level, method="wilson")
+    after = f"{sum(hits) / len(hits):.3f} [{ends.low:.3f}, {ends.high:.3f}]"
+    return Check(what, "", after, f"at least {rule.floor:g}", bool(ends.high >= rule.floor))
+
+
+def judged(rows: Paired, before: Outcomes, after: Outcomes, gate: Gate, known: Noise | None) -> list[Check]:
+    """Both looks of every rule."""
+    checks = []
+    for rule in gate.rules:
+        name = f"{rule.system} {rule.metric}"
+        checks.append(drop(name, measured(rows.both, rule, gate.level, known), rule))
+        checks.append(floor(name, rows.counted(before, after), rule, gate.level))
+    return checks

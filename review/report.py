@@ -1,0 +1,174 @@
+"""The report of a change: the gate's verdict with its reasons, and what a reviewer asks next, as Markdown.
+
+In: the names of two versions, read as Git objects. The gate is that of the base, so a change can't loosen its own.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from review import changes, compare, inert, kept
+from review.changes import Line, Listing, Note
+from review.compare import Check, Gate, Metric, Noise, Outcomes, Pair, Paired, Rule
+from review.inert import Safe
+from stages.shared.cli import InputError
+from stages.shared.scoring import METRICS
+from versions import history, record
+from versions.record import Problem
+
+LONGEST = 60_000  # bytes; GitHub takes 65,536 characters
+SHOWN = 20  # entries of a list
+HOLDS, FAILS, REFUSED = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Report:
+    """`metrics` begins with that of the gate's first rule; `moved` holds those of `kinds` of answer that changed."""
+
+    base: str
+    head: str
+    problems: list[Problem]
+    refused: str
+    noise: Safe
+    notes: list[Note]
+    metrics: list[Metric]
+    moved: list[Metric]
+    kinds: int
+    checks: list[Check]
+    listings: list[Listing]
+
+    @property
+    def broken(self) -> list[Check]:
+        return [check for check in self.checks if not check.holds]
+
+    @property
+    def status(self) -> int:
+        """The exit status: what is wrong with the head counts before what can't be compared."""
+        return FAILS if self.problems or self.broken else REFUSED if self.refused else HOLDS
+
+
+def build(base: str, head: str | None) -> Report:
+    """Compare two versions, the working tree where `head` is None. Raises InputError."""
+    old, new = history.commit_of(base), history.tree_of(head)
+    gate, known = compare.gate_of(old), compare.noise(old)
+    beside = kept.judged(old, new, gate)
+    (before, why), (after, wrong) = (_outcomes(tree, gate) for tree in (old, new))
+    rows, first = compare.paired(before, after), gate.rules[0]
+    fewer = [Problem(history.OUTCOMES, wrong)] if wrong else kept.gone("data/test", rows, gate)
+    enough = len(rows.both) >= gate.min_shared
+    metrics, moved, kinds = _metrics(rows.both, gate, known) if enough else ([], [], 0)
+    return Report(
+        base=_name(base, old),
+        head=_name(head, new) if head else "working tree",
+        problems=list(dict.fromkeys([*_record(new), *fewer, *beside.problems])),
+        refused="" if enough else why or f"{len(rows.both)} test answers on both sides, {gate.min_shared} are needed",
+        noise=_noise(known, first),
+        notes=[*_test_set(rows), *changes.notes(old, new)],
+        metrics=metrics,
+        moved=moved,
+        kinds=kinds,
+        checks=[*(compare.judged(rows, before, after, gate, known) if enough else []), *beside.checks],
+        listings=[
+            *changes.flips("answers", rows.both, first, known.restless if known else ()),
+            *beside.listings,
+            *changes.listings(old, new),
+        ],
+    )
+
+
+def _name(rev: str, commit: str) -> str:
+    return rev if commit.startswith(rev) else f"{rev} ({history.short(commit)})"
+
+
+def _record(tree: str) -> list[Problem]:
+    """What is wrong with the record; a file of such a shape that nobody thought of it is wrong, too."""
+    try:
+        return record.problems(tree)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        return [Problem(history.LOCK, f"the record can't be followed: {error!r}")]
+
+
+def _outcomes(tree: str, gate: Gate) -> tuple[Outcomes, str]:
+    """The outcomes of a version, or none and the reason."""
+    try:
+        return compare.outcomes(tree, gate), ""
+    except InputError as error:
+        return {}, error.message
+
+
+def _test_set(rows: Paired) -> Iterator[Note]:
+    left_out = {"removed": rows.removed, "added": rows.added, "edited": rows.edited}
+    if any(left_out.values()):
+        counts = ", ".join(f"{len(names)} {sort}" for sort, names in left_out.items() if names)
+        words = f"**The test set changed** ({counts}); compared are the {len(rows.both)} rows that both sides have"
+        yield Safe(words), [*rows.removed, *rows.edited]
+
+
+def _noise(known: Noise | None, rule: Rule) -> Safe:
+    if not known or rule.metric not in known.spread:
+        return Safe(
+            "Retraining noise: not measured (`python -m experiments.seeds`); the words are about these two models."
+        )
+    spread = f"{known.spread[rule.metric]:.4f}, the standard deviation of {known.seeds} trainings on {known.date}"
+    return Safe(f"Retraining noise: {spread}; the words are about this change, were it retrained.")
+
+
+def _metrics(pairs: Sequence[Pair], gate: Gate, known: Noise | None) -> tuple[list[Metric], list[Metric], int]:
+    """Metrics of the system that the gate looks at first, its slices, the other systems; kinds of answer that moved."""
+    first, level = gate.rules[0], gate.confidence
+    names = dict.fromkeys([first.metric, *METRICS])
+    found = [compare.measured(pairs, replace(first, metric=name), level, known) for name in names]
+    slices, kinds = _parts(pairs, "slice"), _parts(pairs, "kind")
+    if len(slices) > 1:
+        found += [compare.measured(part, first, level, part=name) for name, part in slices.items()]
+    for name in pairs[0][1].verdicts:
+        if name != first.system and all(name in side.verdicts for pair in pairs for side in pair):
+            found.append(compare.measured(pairs, replace(first, system=name), level))
+    stricter = 1 - (1 - level) / max(len(kinds), 1)
+    looks = [compare.measured(part, first, stricter, part=name) for name, part in kinds.items()]
+    return found, [look for look in looks if look.result.evidence != "no evidence"], len(kinds)
+
+
+def _parts(pairs: Sequence[Pair], key: str) -> dict[str, list[Pair]]:
+    parts: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        if name := getattr(pair[1], key):
+            parts.setdefault(name, []).append(pair)
+    return parts
+
+
+def render(report: Report) -> str:
+    """The Markdown, at most LONGEST bytes: lists get shorter until it fits, and each says what it leaves out."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    env = Environment(  # noqa: S701  # Markdown: `finalize` escapes
+        loader=FileSystemLoader(Path(__file__).parent),
+        finalize=inert.finalize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.filters |= {"own": Safe, "more": _more, "diff": _diff, "signed": _signed}
+    template, most = env.get_template("report.md.j2"), SHOWN
+    while True:
+        text = re.sub(r"\n{3,}", "\n\n", template.render(report=report, most=most).strip()) + "\n"
+        if len(text.encode()) <= LONGEST or not most:
+            return text
+        most = most * 2 // 3
+
+
+def _more(items: Sequence[Any], most: int) -> Safe:
+    return Safe(f" … and {len(items) - most} more, not shown" if len(items) > most else "")
+
+
+def _signed(value: float) -> Safe:
+    return Safe(f"{value:+.3f}")
+
+
+def _diff(line: Line) -> Safe:
+    """Never begins with data, so that neither a fence nor a log command can."""
+    text = inert.line(line.text)
+    label = f"{line.label:8} " if line.label else ""
+    return Safe(f"@@ {text} @@" if line.sign == "@" else f"{line.sign} {label}{text}")

@@ -1,0 +1,437 @@
+"""The gate on known truths: planted counts, changes that do nothing, rows that vanish, noise that was recorded."""
+
+import json
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small
+from conftest import ROOT, write_rows
+
+from review import compare, kept
+from review.compare import Gate, Noise, Outcome, Rule
+from stages.shared.cli import InputError
+from versions import history
+
+RULE = Rule("tuned", "exact_match", 0.0, 0.0)
+GATE = Gate(0.95, 30, False, 0.9, 0.02, (RULE,))
+
+
+def rows(right: list[bool], groups: list[str] | None = None, **more: str) -> dict[str, Outcome]:
+    names = [f"r{number}" for number in range(len(right))]
+    texts = {"kind": "", "slice": "", "request": "", "expected": ""} | more
+    return {
+        name: Outcome(name, group, **texts, verdicts={"tuned": "exact" if hit else "wrong"}, answers={})
+        for name, group, hit in zip(names, groups or names, right, strict=True)
+    }
+
+
+def holds(
+    before: dict[str, Outcome], after: dict[str, Outcome], gate: Gate = GATE, known: Noise | None = None
+) -> list[bool]:
+    """Drop and floor of each rule."""
+    checks = compare.judged(compare.paired(before, after), before, after, gate, known)
+    return [check.holds for check in checks]
+
+
+def gate(**changed: Any) -> Gate:
+    return replace(GATE, rules=(replace(RULE, **changed),))
+
+
+# Rules
+
+
+def test_a_drop_fails_only_when_its_whole_interval_lies_beyond_the_tolerance() -> None:
+    before = rows([True] * 300)
+    assert holds(before, rows([False] * 40 + [True] * 260)) == [False, True]
+    assert holds(before, rows([False] * 40 + [True] * 260), gate(tolerated_drop=0.15)) == [True, True]
+    assert holds(before, rows([False] * 4 + [True] * 296), gate(tolerated_drop=0.02)) == [True, True]
+
+
+def test_a_floor_fails_only_when_its_whole_interval_lies_below() -> None:
+    near, far = rows([True] * 232 + [False] * 68), rows([True] * 200 + [False] * 100)
+    assert holds(near, near, gate(floor=0.8)) == [True, True]
+    assert holds(far, far, gate(floor=0.8)) == [True, False]
+
+
+def test_answers_of_one_conversation_are_one_piece_of_evidence() -> None:
+    after = [False] * 12 + [True] * 188
+    alone, together = (rows([True] * 200, groups) for groups in (None, [str(n // 12) for n in range(200)]))
+    assert holds(alone, rows(after)) == [False, True]
+    assert holds(together, rows(after, [str(n // 12) for n in range(200)])) == [True, True]
+
+
+def test_each_rule_judges_its_own_system_and_metric() -> None:
+    before = rows([True] * 200)
+    after = {name: replace(row, verdicts={"tuned": "normalised", "few_shot": "exact"}) for name, row in before.items()}
+    before = {name: replace(row, verdicts={"tuned": "exact", "few_shot": "exact"}) for name, row in before.items()}
+    loose, other = replace(RULE, metric="exact_match_normalised"), replace(RULE, system="few_shot")
+    judged = holds(before, after, replace(GATE, rules=(RULE, loose, other)))
+    assert judged == [False, True, True, True, True, True]
+
+
+@pytest.mark.parametrize(("rules", "level"), [(1, 1 - 0.1 / 4), (2, 1 - 0.1 / 6)])
+def test_more_looks_need_wider_intervals(rules: int, level: float) -> None:
+    assert replace(GATE, rules=(RULE,) * rules).level == pytest.approx(level)
+
+
+def failures(gate: Gate, fixed: float, regressed: float, times: int) -> int:
+    """How many simulated changes fail. Systems are right on about 80% of 300 rows."""
+    import numpy as np
+
+    rng, count = np.random.default_rng(2026), 0
+    for _ in range(times):
+        kinds = rng.choice(4, size=300, p=[fixed, regressed, 0.8 - regressed, 0.2 - fixed])
+        before, after = rows([kind in (1, 2) for kind in kinds]), rows([kind in (0, 2) for kind in kinds])
+        count += not all(holds(before, after, gate))
+    return count
+
+
+def test_of_changes_that_do_nothing_at_most_one_in_twenty_fails_even_at_the_floor() -> None:
+    assert failures(gate(floor=0.8), 0.1, 0.1, 100) <= 5
+
+
+def test_most_drops_of_ten_points_are_caught() -> None:
+    assert failures(gate(tolerated_drop=0.02), 0.05, 0.15, 60) >= 40
+
+
+# Test rows that changed
+
+
+def test_deleting_the_failing_rows_lifts_no_model_over_the_floor() -> None:
+    before = rows([True] * 100 + [False] * 100)
+    after = {name: row for name, row in before.items() if row.verdicts["tuned"] == "exact"}
+    assert holds(before, after, gate(floor=0.8)) == [True, False]
+
+
+def test_rewriting_the_failing_rows_lifts_no_model_over_the_floor() -> None:
+    before = rows([True] * 100 + [False] * 100, expected="a")
+    after = rows([True] * 200, expected="b")
+    after |= {name: row for name, row in before.items() if row.verdicts["tuned"] == "exact"}
+    assert holds(before, after, gate(floor=0.8)) == [True, False]
+
+
+@pytest.mark.parametrize("field", ["request", "expected"])
+def test_a_row_with_another_text_is_another_row(field: str) -> None:
+    before, after = (rows([True], None, **{"expected": "x", field: text}) for text in ("a", "b"))
+    found = compare.paired(before, after)
+    assert (found.both, found.edited) == ([], ["r0"])
+
+
+def test_rows_of_old_files_are_known_by_their_id() -> None:
+    before, after = rows([True] * 3), rows([True] * 2, expected="x")
+    after["new"] = replace(after["r0"], id="new")
+    found = compare.paired(before, after)
+    assert ([old.id for old, _ in found.both], found.removed, found.added, found.edited) == (
+        ["r0", "r1"],
+        ["r2"],
+        ["new"],
+        [],
+    )
+
+
+def test_a_row_whose_texts_vanish_is_edited() -> None:
+    assert compare.paired(rows([True], expected="x"), rows([True])).edited == ["r0"]
+
+
+# Retraining noise
+
+
+NOISE = Noise(8, date(2026, 11, 20), {"exact_match": 0.02})
+
+
+def measured(before: list[bool], after: list[bool], known: Noise | None, **changed: Any) -> compare.Metric:
+    pairs = list(zip(rows(before).values(), rows(after).values(), strict=True))
+    return compare.measured(pairs, replace(RULE, **changed), 0.95, known)
+
+
+def test_the_interval_of_a_retraining_is_that_of_the_larger_noise() -> None:
+    from scipy.stats import norm, t
+
+    before, after = [True] * 300, [True] * 280 + [False] * 20
+    wide = measured(before, after, NOISE)
+    half = t.ppf(0.975, 7) * (2 * 0.02**2) ** 0.5
+    assert (wide.result.low, wide.result.high) == pytest.approx((-1 / 15 - half, -1 / 15 + half))
+    assert wide.result.detectable == pytest.approx(half + norm.ppf(0.8) * (2 * 0.02**2) ** 0.5)
+    quiet = measured(before, after, replace(NOISE, spread={"exact_match": 0.0001})).result
+    by_row = (20 / 300 * 280 / 300 / 300) ** 0.5
+    assert quiet.high - quiet.low == pytest.approx(2 * t.ppf(0.975, 7) * by_row)
+
+
+def test_better_and_worse_are_about_the_retraining_and_the_two_models_stand_beside() -> None:
+    before, after = [True] * 300, [True] * 280 + [False] * 20
+    assert measured(before, after, None).result.evidence == "worse"
+    wide = measured(before, after, replace(NOISE, spread={"exact_match": 0.03}))
+    assert wide.result.evidence == "no evidence"
+    assert wide.alone is not None and wide.alone[1] < 0
+    quiet = replace(NOISE, spread={"exact_match": 0.015})
+    assert measured(before, after, quiet).result.evidence == "worse"
+    assert measured(after, before, quiet).result.evidence == "better"
+
+
+@pytest.mark.parametrize("changed", [{"metric": "json_valid"}, {"system": "few_shot"}])
+def test_noise_counts_for_what_it_was_measured_on(changed: dict[str, Any]) -> None:
+    before, after = rows([True] * 3), rows([True] * 3)
+    both = [
+        [replace(row, verdicts={"tuned": "exact", "few_shot": "exact"}) for row in side.values()]
+        for side in (before, after)
+    ]
+    assert compare.measured(list(zip(*both, strict=True)), replace(RULE, **changed), 0.95, NOISE).alone is None
+
+
+def test_the_gate_takes_the_interval_of_the_retraining() -> None:
+    before, after = rows([True] * 300), rows([False] * 20 + [True] * 280)
+    assert holds(before, after) == [False, True]
+    assert holds(before, after, known=replace(NOISE, spread={"exact_match": 0.03})) == [True, True]
+
+
+def test_of_pairs_of_one_recipe_at_most_one_in_twenty_is_called_better_and_one_in_twenty_worse() -> None:
+    """Each training has a shift of its own, sd about 2 points, beside flips of single rows."""
+    import numpy as np
+
+    rng, words = np.random.default_rng(7), {"better": 0, "worse": 0, "no evidence": 0}
+    for _ in range(200):
+        runs = []
+        chance = rng.choice([0.02, 0.5, 0.98], size=364, p=[0.08, 0.2, 0.72])
+        for _ in range(10):
+            odds = np.log(chance / (1 - chance)) + rng.normal(0, 0.25)
+            runs.append(list(rng.random(364) < 1 / (1 + np.exp(-odds))))
+        spread = float(np.std([np.mean(run) for run in runs[2:]], ddof=1))
+        known = replace(NOISE, spread={"exact_match": spread})
+        words[measured(runs[0], runs[1], known).result.evidence] += 1
+    assert words["better"] <= 10
+    assert words["worse"] <= 10
+
+
+# Read from Git
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    return small.start(tmp_path, monkeypatch)
+
+
+def tree(path: str, text: str | bytes | None) -> str:
+    """The working folder with one file changed, or removed, as a tree."""
+    if text is None:
+        Path(path).unlink()
+    else:
+        small.put(path, text)
+    return history.working_tree()
+
+
+def test_a_version_has_its_own_gate(base: str) -> None:
+    found = compare.gate_of(tree("gate.yaml", small.GATE.replace("floor: 0.5", "floor: 0.25")))
+    assert found == Gate(0.95, 30, False, 0.9, 0.02, (Rule("tuned", "exact_match", 0.02, 0.25),))
+
+
+def test_a_version_from_before_has_the_rules_of_its_params(base: str) -> None:
+    rule = "{system: few_shot, metric: json_valid, direction: higher, tolerated_drop: 0.25, floor: 0.75}"
+    Path("gate.yaml").unlink()
+    report = f"report: {{confidence: 0.9, min_shared: 7, bootstrap_resamples: 1, seed: 17, rules: [{rule}]}}\n"
+    found = compare.gate_of(tree("params.yaml", report))
+    assert found == Gate(0.9, 7, False, 0.0, 0.02, (Rule("few_shot", "json_valid", 0.25, 0.75),))
+
+
+def test_a_version_without_rules_is_judged_by_todays(base: str) -> None:
+    without = tree("gate.yaml", None)
+    small.put("gate.yaml", small.GATE.replace("min_shared: 30", "min_shared: 7"))
+    assert compare.gate_of(without).min_shared == 7
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("metric: exact_match", "metric: field_f1"),
+        ("metric: exact_match", "metric: exact_match, note: x"),
+        ("confidence: 0.95", "confidence: 1"),
+        ("confidence: 0.95", "confidence: '0.95'"),
+        ("min_shared: 30", "min_shared: 0"),
+        ("  - {system", "  #- {system"),
+        ("min_shared: 30", "min_shared: 30\nextra: 1"),
+        ("floor: 0.5", "floor: .nan"),
+        ("rules:", "rules: &a [*a]\nother:"),
+    ],
+)
+def test_a_gate_that_can_not_be_read_is_refused(base: str, old: str, new: str) -> None:
+    assert old in small.GATE
+    with pytest.raises(InputError):
+        compare.gate_of(tree("gate.yaml", small.GATE.replace(old, new)))
+
+
+def test_the_shipped_gate_is_one(base: str) -> None:
+    shipped = (ROOT / "gate.yaml").read_bytes()
+    assert compare.gate_of(tree("gate.yaml", shipped)).rules[0].metric == "exact_match"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"id":"a","tuned":{"verdict":"good"}}', ":2: .*good"),
+        ('{"id":"a","tuned":{"verdict":["exact"]}}', ":2: "),
+        ('{"id":"a"}', "a has no verdict of tuned"),
+        ('{"id":"a","few_shot":{"verdict":"exact"}}', "a has no verdict of tuned"),
+        ('{"tuned":{"verdict":"exact"}}', ":2: 'id'"),
+        ('{"id":"b","tuned":{"verdict":"exact"}}', ":2: id 'b' occurs twice"),
+        ('{"id":"a","tuned":{"verdict":NaN}}', ":2: NaN"),
+        ('["a"]', ":2: "),
+        ("7", ":2: "),
+        ("", ":2: "),
+        ("[" * 5000, ":2: "),
+    ],
+)
+def test_outcomes_that_evaluate_would_not_write_are_refused(base: str, line: str, reason: str) -> None:
+    text = '{"id":"b","tuned":{"verdict":"exact"}}\n' + line + "\n"
+    with pytest.raises(InputError, match=f"^{small.OUTCOMES}{'' if reason.startswith(':') else ': '}{reason}"):
+        compare.outcomes(tree(small.OUTCOMES, text), GATE)
+
+
+def test_missing_outcomes_are_refused(base: str) -> None:
+    with pytest.raises(InputError, match="missing or empty"):
+        compare.outcomes(tree(small.OUTCOMES, None), GATE)
+
+
+def test_a_request_of_several_turns_is_one_text(base: str) -> None:
+    line = small.outcome(1, False) | {
+        "request": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    }
+    found = compare.outcomes(tree(small.OUTCOMES, json.dumps(line)), GATE)["r1"]
+    assert (found.request, found.expected, found.answers) == ("a ⏎ b", small.RIGHT, {"tuned": small.WRONG})
+    assert (found.group, found.kind, found.slice) == ("r1", "list", "")
+
+
+RECORDED = {"seeds": 8, "date": "2026-11-20", "spread": {"exact_match": 0.02}}
+RECORDED |= {"computed_from": {"test": "t"}, "times_right": {"a": 0, "b": 8, "c": 7, "d": 1}}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"seeds": 1},
+        {"seeds": None},
+        {"date": "yesterday"},
+        {"date": 5},
+        {"spread": [1]},
+        {"spread": {"exact_match": "x"}},
+        {"computed_from": {"test": "other"}},
+        {"computed_from": {}},
+        {"times_right": {"a": "x"}},
+    ],
+)
+def test_noise_that_is_not_of_these_test_rows_is_none(base: str, changed: dict[str, Any]) -> None:
+    small.put(compare.DETAIL, '{"computed_from":{"test":"t"}}')
+    assert compare.noise(tree(compare.SEEDS, json.dumps(RECORDED))) == replace(NOISE, restless=frozenset("cd"))
+    assert compare.noise(tree(compare.SEEDS, json.dumps(RECORDED | changed))) is None
+
+
+# What must not be lost
+
+
+def limit(**changed: Any) -> dict[str, Any]:
+    return {"what": "lost", "value": 0.01, "low": 0.0, "high": 0.02, "limit": 0.05, "n": 100, "holds": True} | changed
+
+
+def limits(*listed: dict[str, Any]) -> str:
+    return tree(kept.LIMITS[0], json.dumps({"limits": listed}))
+
+
+def test_the_stricter_limit_counts_and_the_stage_is_not_asked(base: str) -> None:
+    before = limits(limit())
+    beyond = limit(value=0.2, low=0.06, high=0.3)
+    for head in (beyond, beyond | {"limit": 0.9}, limit(low=0.01, limit=0.005)):
+        [check] = kept.judged(before, limits(head), GATE).checks
+        assert not check.holds
+    [check] = kept.judged(before, limits(limit(low=0.05, value=0.1, high=0.3)), GATE).checks
+    assert (check.holds, check.rule, check.before, check.after) == (
+        True,
+        "at most 0.05",
+        "0.010 [0.000, 0.020]",
+        "0.100 [0.050, 0.300]",
+    )
+
+
+def test_what_the_base_lost_does_not_fail_a_change_that_mends_it(base: str) -> None:
+    found = kept.judged(limits(limit(low=0.3, value=0.4, high=0.5)), limits(limit()), GATE)
+    assert (found.problems, [check.holds for check in found.checks]) == ([], [True])
+
+
+@pytest.mark.parametrize(
+    ("head", "reason"),
+    [
+        ([limit(n=99)], "lost: measured on 100 rows before, on 99 now"),
+        ([], "on 0 now"),
+        ([limit(what="another")], "on 0 now"),
+        ([limit(low="0")], "limits: "),
+        ([limit(n=True)], "limits: "),
+        ([7], "limits: "),
+    ],
+)
+def test_measuring_less_is_a_problem(base: str, head: list[Any], reason: str) -> None:
+    before = limits(limit())
+    assert [reason in problem.reason for problem in kept.judged(before, limits(*head), GATE).problems] == [True]
+
+
+def test_a_base_whose_limits_can_not_be_read_can_be_mended(base: str) -> None:
+    before = tree(kept.LIMITS[0], '{"limits": 7}')
+    assert kept.judged(before, limits(limit()), GATE).problems == []
+
+
+def questions(right: list[bool]) -> str:
+    lines = [{"id": str(number), "tuned": {"right": hit}} for number, hit in enumerate(right)]
+    write_rows(Path(kept.QUESTIONS), lines)
+    return history.working_tree()
+
+
+def test_general_questions_are_judged_by_what_the_change_did_to_them(base: str) -> None:
+    low = questions([True] * 60 + [False] * 120)
+    assert [check.holds for check in kept.judged(low, low, GATE).checks] == [True]
+    assert [check.holds for check in kept.judged(low, questions([True] * 40 + [False] * 140), GATE).checks] == [False]
+
+
+def test_questions_that_are_not_asked_any_more_are_a_problem(base: str) -> None:
+    before, after = questions([True] * 60), questions([True] * 53)
+    assert (
+        kept.judged(before, after, GATE).problems[0].reason
+        == "7 rows that the base has are gone: 53, 54, 55, 56, 57, …"
+    )
+    assert kept.judged(before, after, replace(GATE, allow_removed_test_rows=True)).problems == []
+
+
+def behaviours(passed: list[Any], capability: str = "minimum-dates") -> str:
+    lines = [
+        {"id": str(number), "capability": capability, "passed": hit, "requests": ["first", f"ask {number}"]}
+        | {"answers": ["", f"said {number}"], "expected": "x"}
+        for number, hit in enumerate(passed)
+    ]
+    write_rows(Path(kept.BEHAVIOURS), lines)
+    return history.working_tree()
+
+
+def test_minimum_functionality_has_a_floor_and_lists_what_fails_now(base: str) -> None:
+    before, after = behaviours([True] * 100), behaviours([False] * 25 + [True] * 75)
+    found = kept.judged(before, after, GATE)
+    assert [(check.what, check.holds) for check in found.checks] == [("minimum functionality", False)]
+    regressed = found.listings[0]
+    assert (regressed.title, len(regressed.entries)) == ("Regressed behaviours", 25)
+    texts = [(line.label, line.text) for line in regressed.entries[0]]
+    assert texts == [("", "0 minimum-dates"), ("request", "ask 0"), ("expected", "x"), ("given", "said 0")]
+    assert [check.holds for check in kept.judged(before, before, GATE).checks] == [True]
+
+
+def test_other_behaviours_have_no_floor(base: str) -> None:
+    failing = behaviours([False] * 50, "invariance-typo")
+    assert kept.judged(failing, failing, GATE).checks == []
+
+
+@pytest.mark.parametrize("passed", [1, "yes", None])
+def test_only_true_is_passed(base: str, passed: Any) -> None:
+    odd = behaviours([passed] * 50)
+    assert [check.holds for check in kept.judged(odd, odd, GATE).checks] == [False]
+
+
+@pytest.mark.parametrize("line", [{"id": "a"}, {"id": "a", "capability": "minimum-x", "requests": []}, [], 7])
+def test_lines_of_another_shape_are_a_problem(base: str, line: Any) -> None:
+    broken = tree(kept.BEHAVIOURS, json.dumps(line))
+    assert len(kept.judged(base, broken, GATE).problems) == 1
