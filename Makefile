@@ -30,9 +30,10 @@ test: .venv/installed  ## style, types, workflows, tests
 	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	pytest
 
-pages: .venv/installed  ## every generated table on every page; the results are printed as well
+pages: .venv/installed  ## every generated table and picture; the results are printed as well
 	python -m tools.table --write README.md --write docs/deciding.md
 	python -m experiments.page docs/experiments.md
+	python -m tools.plots
 
 # Versions stay as they are unless UPGRADE=--upgrade; uv reads its own settings, not pip's (UV_INDEX_URL, SSL_CERT_FILE).
 lock: .venv/installed  ## constraints.txt from pyproject.toml: what is missing is added, what is not needed goes
