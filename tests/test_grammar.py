@@ -56,8 +56,8 @@ def noisy(base: Path, seed: int) -> Any:
 @pytest.mark.parametrize("seed", range(2))
 def test_a_random_model_meets_the_contract(base: Path, tokenizer: Any, prompts: Any, tmp_path: Path, seed: int) -> None:
     short = write(tmp_path, SHORT)
-    mask = grammar.load(short, tokenizer).mask
-    found = generate.answers(noisy(base, seed), tokenizer, generate.Params(4, 400), prompts, mask)
+    masks = grammar.load(short, tokenizer).masks
+    found = generate.answers(noisy(base, seed), tokenizer, generate.Params(4, 400), prompts, masks)
     assert not any(answer.truncated for answer in found)
     values = [contract.parse_answer(answer.text) for answer in found]
     assert [contract.load(short).error(value) for value in values] == [None] * len(prompts)
@@ -70,15 +70,25 @@ def test_without_a_grammar_the_same_model_breaks_it(model: Any, tokenizer: Any, 
             contract.parse_answer(answer.text)
 
 
+class Nothing:
+    """A mask that forbids nothing."""
+
+    def __call__(self, last: list[int] | None, scores: Any) -> Any:
+        return scores
+
+    def keep(self, rows: list[int]) -> None:
+        pass
+
+
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_a_mask_that_forbids_nothing_changes_nothing(model: Any, tokenizer: Any, prompts: Any, batch_size: int) -> None:
     free = list(generate.greedy(model, tokenizer, prompts, 12, batch_size))
-    assert list(generate.greedy(model, tokenizer, prompts, 12, batch_size, lambda rows: lambda ids, s: s)) == free
+    assert list(generate.greedy(model, tokenizer, prompts, 12, batch_size, lambda _: Nothing())) == free
 
 
 def test_each_row_follows_its_own_grammar(model: Any, tokenizer: Any, prompts: Any, rules: grammar.Grammar) -> None:
-    alone = dict(generate.greedy(model, tokenizer, prompts, 30, 1, rules.mask))
-    assert dict(generate.greedy(model, tokenizer, prompts, 30, 4, rules.mask)) == alone
+    alone = dict(generate.greedy(model, tokenizer, prompts, 30, 1, rules.masks))
+    assert dict(generate.greedy(model, tokenizer, prompts, 30, 4, rules.masks)) == alone
 
 
 @pytest.mark.parametrize(
@@ -120,10 +130,10 @@ def test_other_answers_can_not(rules: grammar.Grammar, tokenizer: Any, answer: s
 def test_a_complete_answer_has_to_end(rules: grammar.Grammar, tokenizer: Any) -> None:
     import torch
 
-    mask = rules.mask(1)
-    written = [0, *chat.answer_ids(tokenizer, COMPLETE)[:-1]]
-    for length in range(1, len(written) + 1):
-        scores = mask(torch.tensor([written[:length]]), torch.zeros(1, len(tokenizer) + 7))
+    mask = rules.masks([0])
+    scores = mask(None, torch.zeros(1, len(tokenizer) + 7))
+    for token in chat.answer_ids(tokenizer, COMPLETE)[:-1]:
+        scores = mask([token], torch.zeros(1, len(tokenizer) + 7))
     assert torch.isfinite(scores).nonzero().tolist() == [[0, tokenizer.eos_token_id]]
 
 

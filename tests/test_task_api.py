@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from examples.task_api import due_date
 from stages import validate
 from stages.checklist import safe
 from stages.checklist.row import CheckedRow, key
 from stages.shared import chat, contract, grammar, loading, rows, strict_json
-from tools import due_date
 
 DATA = Path(__file__).parent.parent / "data"
 SCHEMA = json.loads((DATA / "schema.json").read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,7 @@ def inside(folder: Path, md5: str) -> dict[str, str]:
     return {entry["relpath"]: entry["md5"] for entry in json.loads(stored(folder, md5).read_text(encoding="utf-8"))}
 
 
-def forge(folder: Path, changes: dict[str, bytes | Path | None], base: str = "HEAD") -> str:
+def forge(folder: Path, changes: Mapping[str, bytes | Path | None], base: str = "HEAD") -> str:
     """A commit that was never checked out: `base` with files changed, made links (a Path) or left out (None)."""
     index = folder / ".git" / "forged-index"
     env = os.environ | {"GIT_INDEX_FILE": str(index)}

@@ -38,9 +38,9 @@ def answers(model: Path, asked: list[Example], schema: Path | None) -> list[Pred
     settings, device = params.load("predict", generate.Params), loading.device(key)[1]
     tokenizer = loading.load_tokenizer(model)
     network = loading.load_model(model, device.generate_dtype, device.name)
-    mask = grammar.load(schema, tokenizer).mask if schema else None
+    masks = grammar.load(schema, tokenizer).masks if schema else None
     prompts = [chat.prompt_ids(tokenizer, example.prompt) for example in asked]
-    written = generate.answers(network, tokenizer, settings, prompts, mask)
+    written = generate.answers(network, tokenizer, settings, prompts, masks)
     return [Prediction(e.id, answer.text, answer.truncated) for e, answer in zip(asked, written, strict=True)]
 
 

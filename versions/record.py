@@ -258,7 +258,7 @@ def _disagreements(tree: str) -> Iterator[Problem]:
         given = rates.get(system)
         for metric in scoring.METRICS:
             rate = sum(verdicts(lines, system, metric)) / len(lines)
-            value = given.get(metric) if isinstance(given, dict) else None
+            value: Any = given.get(metric) if isinstance(given, dict) else None
             if type(value) not in (int, float) or abs(value - rate) > TOLERANCE:
                 yield Problem(METRICS, f"{system}.{metric} is {value}, the outcomes make it {rate:.6f}")
 

@@ -31,13 +31,13 @@ class Answer:
 class Masks(Protocol):
     """Makes the mask of a batch, given the numbers of its prompts: what keeps answers to a grammar."""
 
-    def __call__(self, prompts: list[int]) -> "Mask": ...
+    def __call__(self, prompts: list[int], /) -> "Mask": ...
 
 
 class Mask(Protocol):
     """Masks the scores (rows, vocabulary) of the next token; `last` has the token before it, None at the start."""
 
-    def __call__(self, last: list[int] | None, scores: Any) -> Any: ...
+    def __call__(self, last: list[int] | None, scores: Any, /) -> Any: ...
 
     def keep(self, rows: list[int]) -> None:
         """Forget all other rows."""
