@@ -54,7 +54,8 @@ def resolve(expression: str, today: date) -> date:
 def _counted(expression: str, today: date) -> date:
     """The forms with numbers: in_3_days, day_15, 03-15, 2027-03-15. Raises ValueError."""
     if match := re.fullmatch(r"in_([1-9][0-9]?)_(days|weeks|months)", expression):
-        return _after(today, relativedelta(**{match[2]: int(match[1])})  # type: ignore[arg-type])
+        step: dict[str, Any] = {match[2]: int(match[1])}
+        return _after(today, relativedelta(**step))
     if match := re.fullmatch(r"day_([1-9]|[12][0-9]|3[01])", expression):
         return _next(int(match[1]), today, (relativedelta(months=count) for count in range(13)))
     if match := re.fullmatch(r"([0-9]{2})-([0-9]{2})", expression):
