@@ -113,9 +113,8 @@ def messy(rows: list[Row], dose: float) -> list[tuple[str, Row]]:
 
 def gated(folder: Path, rows: list[Row]) -> list[Row]:
     """What `validate` keeps of the rows when no limit stops it."""
-    limits = trial.load(str(params.PARAMS))["validate"]["limits"]
     raw = [{"id": row["id"], "conversations": row["turns"]} for row in rows]
-    trial.prepare(folder, {"validate.limits": dict.fromkeys(limits, 1.0)}, {"data/raw/rows.jsonl": raw})
+    trial.prepare(folder, {"validate.stop_at": "never"}, {"data/raw/rows.jsonl": raw})
     trial.run(folder, "validate")
     return list(strict_json.read_jsonl(folder / "data/validated/train.jsonl"))
 
