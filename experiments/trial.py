@@ -65,14 +65,15 @@ def prepare(folder: Path, changes: Mapping[str, Any], rows: Mapping[str, Iterabl
 
 def run(folder: Path, *stages: str) -> None:
     """Run the stages in turn. Raises InputError when one stops."""
-    pipeline = load("dvc.yaml")["stages"]
+    pipeline, own = load("dvc.yaml")["stages"], strict_json.read(folder / "made_of.json")["rows"]
     for stage in stages:
         done = folder / f"{stage}.done"
         if done.is_file():
             continue
         click.echo(f"{folder.name}: {stage}", err=True)
         for path in pipeline[stage]["deps"]:
-            link(folder, path)
+            if not any(Path(file).is_relative_to(path) for file in own):  # a folder of own rows holds no others
+                link(folder, path)
         env = os.environ | {"PYTHONPATH": str(Path.cwd())}
         if subprocess.run(shlex.split(pipeline[stage]["cmd"]), cwd=folder, env=env, check=False).returncode:
             raise cli.InputError(f"{folder}: the stage {stage} stopped; the reason stands above")

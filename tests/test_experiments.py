@@ -279,12 +279,17 @@ def test_each_size_is_trained_for_the_same_epochs_and_for_enough_steps() -> None
     }
 
 
-def test_a_trial_reads_its_own_rows_and_what_it_made(repository: Path) -> None:
-    trial.prepare(repository / "run", {"train.epochs": 9}, {"data/chat/train.jsonl": ({"n": n} for n in range(2))})
-    trial.link(repository / "run", "data/chat")
-    own = repository / "run/data/chat"
-    assert (own / "train.jsonl").read_text(encoding="utf-8") == '{"n":0}\n{"n":1}\n'
-    assert (own / "test.jsonl").resolve() == repository / "data/chat/test.jsonl"
+def test_a_trial_reads_its_own_rows_and_links_the_rest(repository: Path) -> None:
+    folder, pipeline = repository / "run", trial.load("dvc.yaml")
+    pipeline["stages"] = {"look": {"cmd": "true", "deps": ["data/chat", "data/raw", "stage.py"]}}
+    (repository / "dvc.yaml").write_text(yaml.safe_dump(pipeline), encoding="utf-8")
+    writing.write_jsonl(repository / "data/raw/rows.jsonl", ["not for this trial"])
+    trial.prepare(folder, {"train.epochs": 9}, {"data/raw/own.jsonl": ({"n": n} for n in range(2))})
+    trial.run(folder, "look")
+    assert (folder / "data/raw/own.jsonl").read_text(encoding="utf-8") == '{"n":0}\n{"n":1}\n'
+    assert (folder / "data/chat/test.jsonl").resolve() == repository / "data/chat/test.jsonl"
+    assert not (folder / "data/raw/rows.jsonl").exists()
+    assert not (folder / "stage.py").exists()
     assert trial.load("run/params.yaml")["train"]["epochs"] == 9
     assert trial.load("params.yaml")["train"]["epochs"] == 2
 

@@ -219,14 +219,12 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The model's place is taken by one that writes a token whenever the gate is open, and says whom it answers."""
     state: dict[str, Any] = {"open": threading.Event(), "started": [], "ended": []}
 
-    def greedy(model: Any, tokenizer: Any, prompts: Any, room: int, size: int, mask: Any) -> Iterator[Any]:
-        import torch
-
+    def greedy(model: Any, tokenizer: Any, prompts: Any, room: int, size: int, masks: Any) -> Iterator[Any]:
         state["started"].append(room)
-        process = mask(1)
+        watch = masks([0])
         try:
             while not state["open"].is_set():
-                process(torch.tensor([prompts[0]]), None)
+                watch(None, None)
                 time.sleep(0.01)
         finally:
             state["ended"].append(room)
