@@ -97,8 +97,8 @@ def _diff(base: str, head: str, path: str) -> Iterator[list[Line]]:
     inside = False
     for line in shown:
         inside = line.startswith("@@ ") or (inside and not line.startswith("diff --git "))
-        if line.startswith("@@ "):
-            yield [Line(" ", "", line.partition(" @@ ")[2])]
+        if line.startswith("@@ ") and (section := line.partition(" @@ ")[2]):
+            yield [Line(" ", "", section)]
         elif line.startswith("+++ ") and not inside:
             yield [Line("@", "", line[4:])]
         elif line.startswith(("+", "-")) and inside and "--hash=" not in line:
