@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.shared import hashes, strict_json
+from stages.shared.cli import InputError
 
 
 def computed_from(made_from: Path, libraries: tuple[str, ...], **inputs: Path) -> dict[str, Any]:
@@ -14,6 +15,8 @@ def computed_from(made_from: Path, libraries: tuple[str, ...], **inputs: Path) -
     a file, or a folder, by the name that it gets.
     """
     origin = strict_json.read(made_from)
+    if not isinstance(origin, dict) or not {"adapter", "base", "versions"} <= set(origin):
+        raise InputError(f"{made_from}: not what the stage train writes")
     return {
         **{name: hashes.of_folder(path) if path.is_dir() else hashes.of_file(path) for name, path in inputs.items()},
         "adapter": origin["adapter"],
