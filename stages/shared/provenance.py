@@ -7,16 +7,18 @@ from typing import Any
 from stages.shared import hashes, strict_json
 from stages.shared.cli import InputError
 
+ORIGIN = ("adapter", "base", "versions")
+
 
 def computed_from(made_from: Path, libraries: tuple[str, ...], **inputs: Path) -> dict[str, Any]:
     """The entry `computed_from` of a metrics file.
 
     `made_from`: made_from.json of the adapter, which names adapter, base model and the versions that trained; `inputs`:
-    a file, or a folder, by the name that it gets.
+    a file, or a folder, by the name that it gets. Raises InputError for another file than made_from.json.
     """
     origin = strict_json.read(made_from)
-    if not isinstance(origin, dict) or not {"adapter", "base", "versions"} <= set(origin):
-        raise InputError(f"{made_from}: not what the stage train writes")
+    if not isinstance(origin, dict) or not set(ORIGIN) <= set(origin) or not isinstance(origin["versions"], dict):
+        raise InputError(f"{made_from}: an object with {', '.join(ORIGIN)} is expected")
     return {
         **{name: hashes.of_folder(path) if path.is_dir() else hashes.of_file(path) for name, path in inputs.items()},
         "adapter": origin["adapter"],
