@@ -14,7 +14,7 @@ from versions import history
 
 # Code that decides the verdict: who changes it changes the judge. A test holds the list to the imports.
 JUDGE = [".ci", ".github", "gate.yaml", "review", "stages/evaluate.py", "tools/report.py", "versions"]
-JUDGE += [f"stages/shared/{name}.py" for name in ("cli", "contract", "examples", "limits", "params", "rows")]
+JUDGE += [f"stages/shared/{name}.py" for name in ("cli", "contract", "examples", "limits", "params", "records", "rows")]
 JUDGE += [f"stages/shared/{name}.py" for name in ("scoring", "stats", "strict_json", "text", "yaml12")]
 NOTED = {
     "⚠️ **The gate's own code changed**, which judges once this is merged": JUDGE,
