@@ -14,7 +14,7 @@ from versions import history
 
 # Code that decides the verdict: who changes it changes the judge. A test holds the list to the imports.
 JUDGE = [".ci", ".github", "gate.yaml", "review", "stages/evaluate.py", "tools/report.py", "versions"]
-JUDGE += [f"stages/shared/{name}.py" for name in ("cli", "contract", "examples", "limits", "params", "rows")]
+JUDGE += [f"stages/shared/{name}.py" for name in ("cli", "contract", "examples", "limits", "params", "records", "rows")]
 JUDGE += [f"stages/shared/{name}.py" for name in ("scoring", "stats", "strict_json", "text", "yaml12")]
 NOTED = {
     "⚠️ **The gate's own code changed**, which judges once this is merged": JUDGE,
@@ -97,8 +97,8 @@ def _diff(base: str, head: str, path: str) -> Iterator[list[Line]]:
     inside = False
     for line in shown:
         inside = line.startswith("@@ ") or (inside and not line.startswith("diff --git "))
-        if line.startswith("@@ "):
-            yield [Line(" ", "", line.partition(" @@ ")[2])]
+        if line.startswith("@@ ") and (section := line.partition(" @@ ")[2]):
+            yield [Line(" ", "", section)]
         elif line.startswith("+++ ") and not inside:
             yield [Line("@", "", line[4:])]
         elif line.startswith(("+", "-")) and inside and "--hash=" not in line:

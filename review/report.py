@@ -31,6 +31,7 @@ class Report:
     head: str
     problems: list[Problem]
     refused: str
+    left_out: int  # test rows of the base that are removed or edited
     noise: Safe
     notes: list[Note]
     metrics: list[Metric]
@@ -64,6 +65,7 @@ def build(base: str, head: str | None) -> Report:
         head=_name(head, new) if head else "working tree",
         problems=list(dict.fromkeys([*_record(new), *fewer, *beside.problems])),
         refused="" if enough else why or f"{len(rows.both)} test answers on both sides, {gate.min_shared} are needed",
+        left_out=len(rows.removed) + len(rows.edited),
         noise=_noise(known, first),
         notes=[*_test_set(rows), *changes.notes(old, new)],
         metrics=metrics,
@@ -95,7 +97,7 @@ def _outcomes(tree: str, gate: Gate) -> tuple[Outcomes, str]:
     try:
         return compare.outcomes(tree, gate), ""
     except InputError as error:
-        return {}, error.message
+        return {}, f"no usable outcomes: {error.message}"
 
 
 def _test_set(rows: Paired) -> Iterator[Note]:

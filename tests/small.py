@@ -119,7 +119,7 @@ def record(message: str = "a run") -> str:
     params = {"train": history.parse_yaml(Path("params.yaml").read_bytes(), "params.yaml")["train"]}
     ran: dict[str, Any] = {"cmd": "true", "params": {"params.yaml": params}}
     for key, paths in (("deps", deps), ("outs", outs)):
-        ran[key] = [{"path": path, "md5": history.content_hash(tree, path)} for path in paths]
+        ran[key] = [{"path": path, "hash": "md5", "md5": history.content_hash(tree, path)} for path in paths]
     put("dvc.lock", json.dumps({"schema": "2.0", "stages": {"evaluate": ran}}))
     return commit(message)
 

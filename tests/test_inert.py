@@ -58,6 +58,7 @@ def made(text: str, **changed: Any) -> report.Report:
         head=text,
         problems=[Problem(text, text)] * 2,
         refused=text,
+        left_out=1,
         noise=Safe("No noise."),
         notes=[(Safe("Changed"), [text, text])],
         metrics=[metric],
@@ -104,7 +105,7 @@ def test_the_title_says_the_verdict(variant: str) -> None:
     title = report.render(made("plain", **VARIANTS[variant])).split("\n")[0]
     begins = {
         "refused": "## ⚪ Not compared: `plain`",
-        "holds": "## ✅ The gate holds: `plain` `plain` 0.500 → 0.600, no ",
+        "holds": "## ✅ The gate holds: `plain` `plain` 0.500 → 0.600, no evidence of a change. **The test set",
     }
     assert title.startswith(begins.get(variant, "## ❌ The gate fails: `plain`"))
 

@@ -44,8 +44,8 @@ FETCHING = {
 # Shared modules with one stage that imports them directly, or none, and why they are shared all the same.
 NOT_IN_TWO_STAGES = {
     "grammar": "predict, and the commands that ask the model",
-    "grounding": "predict; a concern of its own beside the grammar",
-    "prefix_cache": "generate; the attention that makes it fast",
+    "grounding": "predict, which would hold two concerns with it",
+    "prefix_cache": "generate, which would hold two concerns with it",
     "prefix_sharing": "train, and what scores the options of a question",
     "yaml12": "params reads YAML with it, so do the commands",
 }
@@ -131,6 +131,7 @@ def test_every_params_section_is_read() -> None:
     stages = {section for stage in STAGES.values() for section in stage.get("params", [])}
     files = [file for folder in ("tools", "review", "versions") for file in (ROOT / folder).rglob("*.py")]
     sources = "".join(file.read_text(encoding="utf-8") for file in files)
+    # A third argument names another file than params.yaml.
     assert set(PARAMS) == stages | set(re.findall(r'params\.load\("(\w+)", [\w.]+\)', sources))
 
 

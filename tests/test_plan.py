@@ -220,7 +220,7 @@ def test_each_architecture_runs_from_rows_to_answers(
     write_rows(here / "train.jsonl", rows)
     write_rows(here / "test.jsonl", [row | {"id": f"t{n}"} for n, row in enumerate(rows[:2])])
     files = {"train": "train.jsonl", "test": "test.jsonl", "schema": "schema.json", "base": "models/base"}
-    invoke(build.main, **files, out="chat", metrics="build.json")
+    invoke(build.main, **files, behaviour="behaviour", out="chat", metrics="build.json")
     prefix = {"prefix": "chat/prefix/tuned.json", "timings": "timings.json"}
     losses = {"train_loss": "train.csv", "valid_loss": "valid.csv", "metrics": "train.json"}
     data = {"train": "chat/train.jsonl", "valid": "chat/valid.jsonl"}

@@ -40,7 +40,7 @@ def specs() -> dict[str, dict[str, Any]]:
     if shown.returncode:
         raise cli.InputError(f"`dvc plots show` fails: {shown.stderr.strip()}")
     # Plots of stages are named by path: DVC draws them too, from files that are in the others already.
-    plots = {name: drawn for name, drawn in json.loads(shown.stdout)["data"].items() if "/" not in name}
+    plots = {name: drawn for name, drawn in json.loads(shown.stdout or "{}").get("data", {}).items() if "/" not in name}
     if empty := [name for name, drawn in plots.items() if not drawn]:
         click.echo(f"not drawn, no data: {', '.join(empty)}\n{shown.stderr.strip()}", err=True)
     return {name: drawn[0]["content"] for name, drawn in plots.items() if drawn}

@@ -59,7 +59,7 @@ class Labelling:
 
 def load(file: Path) -> Labelling:
     """Read the file; one that is missing or blank has no rules. Raises ParamsError naming file and entry."""
-    if not file.is_file() or not file.read_text(encoding="utf-8").strip():
+    if not file.is_file() or not file.read_bytes().strip():
         return Labelling()
     return params.load("labelling", Labelling, file)
 
