@@ -250,7 +250,10 @@ def convert(merged: Path, scale: str, out: Path) -> None:
 def main(merged: Path, out: Path) -> None:
     cli.end_with_caller()
     settings = params.load("gguf", Params)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cli.InputError(f"{out}: {error.strerror}") from error
     if settings.type != "none":
         convert(merged, settings.type, out)
     click.echo(f"gguf: {settings.type} -> {out}", err=True)

@@ -74,7 +74,7 @@ def unrecorded(repository: Path) -> None:
 def test_a_version_without_metrics_may_be_the_culprit_and_is_named(repository: Path) -> None:
     unrecorded(repository)
     without = short(repository, "without")
-    assert f"nothing is recorded for {history.data_hashes(['without'])[0]}"[:40] in bisected(4, "v-grown", "v-with")
+    assert f"nothing is recorded for {history.data_hashes(['without'])[0]}"[:36] in bisected(4, "v-grown", "v-with")
     assert f"({without}) has no recorded metrics" in bisected(4, "v-grown", "without")
     assert f"({without}) has no recorded metrics to compare with" in bisected(4, "without", "v-with")
 

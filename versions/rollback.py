@@ -132,7 +132,9 @@ def refuse_uncommitted(goal: Goal, pointed: Iterable[str]) -> None:
     """Raise InputError for work that would be lost: under the roots, and neither of HEAD nor of an earlier rollback."""
     status = git("status", "-z", "--no-renames", "-uall", "--ignored", "--ignore-submodules", "--", *goal.roots)
     lines = [line for line in status.decode("utf-8", "surrogateescape").split("\0") if line]
-    changed = [line[3:] for line in lines if not (line[:2] == "!!" and within(line[3:], {*pointed, *goal.outs}))]
+    changed = [
+        line[3:] for line in lines if not (line[:2] in ("!!", "??") and within(line[3:], {*pointed, *goal.outs}))
+    ]
     changed = [path for path in changed if not within(path, record.APART) and path not in half_written()]
     known = [history.files(commit) for commit in ["HEAD", *noted()]]
     staged = history.files(git("write-tree").decode().strip())

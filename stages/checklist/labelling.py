@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from stages.checklist.row import Example, Table, texts
-from stages.shared import params, text
+from stages.shared import cli, params, text, yaml12
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,17 @@ class Labelling:
 
 
 def load(file: Path) -> Labelling:
-    """Read the file; one that is missing or blank has no rules. Raises ParamsError naming file and entry."""
-    if not file.is_file() or not file.read_bytes().strip():
+    """Read the file; one that is missing, or has no section `labelling`, has no rules.
+
+    Raises InputError naming file and entry.
+    """
+    if not file.is_file():
+        return Labelling()
+    try:
+        sections = yaml12.parse(file.read_text(encoding="utf-8"), str(file))
+    except UnicodeDecodeError as error:
+        raise cli.InputError(f"{file}: {error}") from error
+    if "labelling" not in sections:
         return Labelling()
     return params.load("labelling", Labelling, file)
 
