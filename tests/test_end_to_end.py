@@ -65,7 +65,7 @@ def make_clone(folder: Path, base: Path) -> Path:
     text = {"text": "So it is, and so it was."}
     write_rows(data / "general" / "text.jsonl", [text | {"id": f"d{number}"} for number in "12"])
     shutil.copy(SCHEMA, data / "schema.json")
-    (data / "rules.yaml").write_text("", encoding="utf-8")  # the rules of a task that has none
+    (data / "rules.yaml").write_text("copied_fields: [title]\n", encoding="utf-8")  # a task without labelling rules
     configure(folder, **SMALL, fetch={"source": "path", "path": str(base)})
     run(folder, "git", "init", "-q")
     run(folder, "git", "add", ".")

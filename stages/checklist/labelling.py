@@ -58,11 +58,11 @@ class Labelling:
 
 
 def load(file: Path) -> Labelling:
-    """Read the file; one that is missing, or has no section `labelling`, has no rules.
+    """Read the file; one that is missing or blank, or has no section `labelling`, has no rules.
 
     Raises InputError naming file and entry.
     """
-    if not file.is_file():
+    if not file.is_file() or not file.read_bytes().strip():
         return Labelling()
     try:
         sections = yaml12.parse(file.read_text(encoding="utf-8"), str(file))
