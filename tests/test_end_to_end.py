@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, SCHEMA, configure, read_json, read_rows, write_rows
 
 BIN = Path(sys.executable).parent
-SYSTEMS = ("zero_shot", "few_shot", "tuned", "constrained")
+SYSTEMS = ("zero_shot", "few_shot", "tuned", "constrained", "grounded")
 SMALL: dict[str, dict[str, Any]] = {
     "compute": {"device": "cpu-fp32"},
     "train": {"epochs": 1.0},
@@ -65,7 +65,7 @@ def make_clone(folder: Path, base: Path) -> Path:
     text = {"text": "So it is, and so it was."}
     write_rows(data / "general" / "text.jsonl", [text | {"id": f"d{number}"} for number in "12"])
     shutil.copy(SCHEMA, data / "schema.json")
-    (data / "rules.yaml").write_text("copied_fields: [title]\n", encoding="utf-8")  # a task without labelling rules
+    (data / "rules.yaml").write_text("copied_fields: [title]\nlabelling: {}\n", encoding="utf-8")
     configure(folder, **SMALL, fetch={"source": "path", "path": str(base)})
     run(folder, "git", "init", "-q")
     run(folder, "git", "add", ".")
@@ -121,7 +121,7 @@ def test_all_figures_are_of_the_model_that_was_scored(clone: Path) -> None:
 
 
 def test_rows_in_are_rows_kept_and_refused(clone: Path) -> None:
-    figures = read_json(clone / "metrics" / "validate.json")
+    figures = read_json(clone / "metrics" / "detail" / "validate.json")
     for split, folder in (("train", "raw"), ("test", "test")):
         lines = sum(len(file.read_bytes().split(b"\n")) - 1 for file in (clone / "data" / folder).glob("*.jsonl"))
         assert lines == figures[split]["rows"] == figures[split]["kept"] + figures[split]["refused"]
@@ -169,14 +169,14 @@ def test_a_corrected_behaviour_test_answers_no_test_row_again(clone: Path) -> No
     assert set(stages_run(clone)) == {"build", "predict_behaviour", "behaviour"}
 
 
-def test_switching_the_fourth_system_off_leaves_the_others_alone(clone: Path) -> None:
+def test_switching_the_grammar_off_leaves_the_other_systems_alone(clone: Path) -> None:
     before, params = read_json(clone / "metrics" / "evaluate.json"), (clone / "params.yaml").read_bytes()
     configure(clone, constrained={"enabled": False})
-    run(clone, "dvc", "repro", "constrained", "evaluate")
+    run(clone, "dvc", "repro", "evaluate")
     after = read_json(clone / "metrics" / "evaluate.json")
     (clone / "params.yaml").write_bytes(params)
     run(clone, "dvc", "repro")
-    assert after == {name: figures for name, figures in before.items() if name != "constrained"}
+    assert after == {name: figures for name, figures in before.items() if name not in ("constrained", "grounded")}
 
 
 def test_rows_that_dvc_holds_are_read_beside_those_in_git(clone: Path) -> None:
@@ -184,7 +184,7 @@ def test_rows_that_dvc_holds_are_read_beside_those_in_git(clone: Path) -> None:
     write_rows(big, [row(number) for number in range(201, 210)])
     run(clone, "dvc", "add", "data/raw/big.jsonl")
     run(clone, "dvc", "repro", "--single-item", "validate")
-    figures = read_json(clone / "metrics" / "validate.json")
+    figures = read_json(clone / "metrics" / "detail" / "validate.json")
     assert figures["train"]["kept"] == 79
     big.unlink()
     (clone / "data" / "raw" / "big.jsonl.dvc").unlink()
