@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -17,7 +16,18 @@ from typing import Any
 
 import click
 
-from stages.shared import chat, cli, hashes, loading, params, prefix_sharing, quantised, strict_json, timing
+from stages.shared import (
+    chat,
+    checkpoints,
+    cli,
+    hashes,
+    loading,
+    params,
+    prefix_sharing,
+    quantised,
+    strict_json,
+    timing,
+)
 from stages.shared.prefix_sharing import IGNORED
 
 LIBRARIES = ("accelerate", "bitsandbytes", "datasets", "peft", "torch", "transformers", "trl")
@@ -103,7 +113,8 @@ def arguments(settings: Params, device: loading.Device, scratch: Path) -> Any:
         eval_strategy="epoch",
         prediction_loss_only=True,
         logging_steps=1,
-        save_strategy="no",
+        save_strategy="no",  # by time instead: stages/shared/checkpoints.py
+        save_total_limit=2,
         report_to="none",
         dataloader_num_workers=0,
         dataloader_pin_memory=device.name == "cuda",
@@ -183,18 +194,40 @@ def labelled_loss(model: Any, inputs: dict[str, Any], items: Any) -> Any:
     return total / (len(places) if items is None else items)
 
 
-def run(trainer: Any) -> tuple[float, float]:
-    """Train to the last step; return wall and CPU seconds. Raises InputError when it stopped early."""
+class Clock:
+    """Wall and CPU seconds of a training, with those of the part before a checkpoint."""
+
+    def __init__(self, wall: float = 0.0, cpu: float = 0.0) -> None:
+        self.wall, self.cpu = time.monotonic() - wall, time.process_time() - cpu
+
+    def read(self) -> dict[str, float]:
+        return {"wall": time.monotonic() - self.wall, "cpu": time.process_time() - self.cpu}
+
+
+def run(trainer: Any, checkpoint: Path | None = None) -> None:
+    """Train to the last step, from a checkpoint if there is one. Raises InputError when it stopped early."""
     from peft.helpers import disable_input_dtype_casting
 
-    wall, cpu = time.monotonic(), time.process_time()
     # On CPU, PEFT does not see that autocast is on, and copies every input to float32 for autocast to copy it back.
     as_is = disable_input_dtype_casting(trainer.model, active=trainer.args.bf16 or trainer.args.fp16)
     with as_is, prefix_sharing.attention(trainer.model):
-        trainer.train()
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.state.global_step < trainer.state.max_steps:
         raise cli.InputError(f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}")
-    return time.monotonic() - wall, time.process_time() - cpu
+
+
+def run_or_resume(trainer: Any, store: checkpoints.Store, minutes: float) -> dict[str, float]:
+    """Train, from the last checkpoint of these inputs if a run was killed. Returns wall and CPU seconds of it all."""
+    checkpoint = store.latest()
+    figures = checkpoints.so_far(checkpoint)
+    clock = Clock(**figures.get("seconds", {}))
+    saver = checkpoints.callback(store, minutes, trainer.accelerator, lambda: {"seconds": clock.read()})
+    trainer.add_callback(saver)
+    if checkpoint:
+        click.echo(f"train: going on from {checkpoint}", err=True)
+    with checkpoints.kept_on_sigterm(saver):
+        run(trainer, checkpoint)
+    return clock.read()
 
 
 def curve(history: list[dict[str, float]], name: str) -> list[dict[str, float]]:
@@ -267,6 +300,8 @@ def peak_memory(device: loading.Device) -> int:
 @cli.path_option("--train-loss", "plot: loss per step")
 @cli.path_option("--valid-loss", "plot: loss per epoch on the held-out rows")
 @cli.path_option("--timings", "timing file")
+@cli.path_option("--checkpoint-folder", "where a killed run left off")
+@click.option("--checkpoint-minutes", default=5.0, show_default=True, envvar="CHECKPOINT_MINUTES", show_envvar=True)
 def main(
     train: Path,
     valid: Path,
@@ -277,6 +312,8 @@ def main(
     train_loss: Path,
     valid_loss: Path,
     timings: Path,
+    checkpoint_folder: Path,
+    checkpoint_minutes: float,
 ) -> None:
     cli.end_with_caller()
     settings, max_length = params.load("train", Params), params.load("chat", chat.Params).max_length
@@ -290,11 +327,6 @@ def main(
     turns = strict_json.read(prefix)
     train_set = dataset(tokenizer, turns, train, max_length)
     valid_set = dataset(tokenizer, turns, valid, max_length)
-    with tempfile.TemporaryDirectory() as scratch:
-        args = arguments(settings, device, Path(scratch))
-        trainer = make_trainer(quantised.load(base, device), tokenizer, settings, args, train_set, valid_set)
-        wall, cpu = run(trainer)
-    tokens = sum(map(len, train_set["input_ids"]))
     origin = {
         "base": hashes.of_folder(base),
         "train": hashes.of_file(train),
@@ -305,6 +337,11 @@ def main(
         "device": key,
         "threads": torch.get_num_threads(),
     }
+    store = checkpoints.Store(checkpoint_folder, {**origin, "code": checkpoints.code()})
+    args = arguments(settings, device, store.folder)
+    trainer = make_trainer(quantised.load(base, device), tokenizer, settings, args, train_set, valid_set)
+    seconds = run_or_resume(trainer, store, checkpoint_minutes)
+    tokens = sum(map(len, train_set["input_ids"]))
     publish(trainer, out, origin)
     trained, held_out = curve(trainer.state.log_history, "loss"), curve(trainer.state.log_history, "eval_loss")
     write(train_loss, as_csv(trained))
@@ -320,8 +357,10 @@ def main(
         "device": key,
     }
     write(metrics, as_json(result))
-    timing.record(timings, out / "adapter_model.safetensors", speed(tokens * settings.epochs, wall, cpu, device))
-    click.echo(f"train: {len(train_set)} rows, {trainer.state.global_step} steps in {wall:.0f} s on {key}", err=True)
+    timing.record(timings, out / "adapter_model.safetensors", speed(tokens * settings.epochs, **seconds, device=device))
+    steps, took = trainer.state.global_step, seconds["wall"]
+    click.echo(f"train: {len(train_set)} rows, {steps} steps in {took:.0f} s on {key}", err=True)
+    store.clear()
 
 
 if __name__ == "__main__":

@@ -224,7 +224,7 @@ def test_each_architecture_runs_from_rows_to_answers(
     prefix = {"prefix": "chat/prefix/tuned.json", "timings": "timings.json"}
     losses = {"train_loss": "train.csv", "valid_loss": "valid.csv", "metrics": "train.json"}
     data = {"train": "chat/train.jsonl", "valid": "chat/valid.jsonl"}
-    invoke(train.main, **prefix, **data, **losses, base="models/base", out="adapter")
+    invoke(train.main, **prefix, **data, **losses, base="models/base", out="adapter", checkpoint_folder="kept")
     invoke(merge.main, base="models/base", adapter="adapter", out="merged")
     invoke(predict.main, model="merged", rows="chat/test.jsonl", out="answers.jsonl", timings="timings.json")
     assert len((here / "answers.jsonl").read_text(encoding="utf-8").strip().split("\n")) == 2

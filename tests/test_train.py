@@ -185,6 +185,7 @@ def run(folder: Path, base: Path, out: str, rows: int = 24) -> Path:
         train_loss=f"{out}-train.csv",
         valid_loss=f"{out}-valid.csv",
         timings=f"{out}-timing.json",
+        checkpoint_folder="kept",
     )
     assert result.exit_code == 0, result.output
     return folder / out
