@@ -22,25 +22,27 @@ PROCESSES.set_forkserver_preload(["bitsandbytes", "peft", "torch", "transformers
 STEPS = 6
 NEVER = 1000.0  # minutes
 OUTPUTS = ["adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/made_from.json"]
-OUTPUTS += ["metrics.json", "train_loss.csv", "valid_loss.csv"]
+OUTPUTS += ["metrics.json", "train_loss.csv", "valid_loss.csv", "row_losses.csv"]
 
 
-def stage(folder: Path, words: list[str]) -> None:
-    """In a process of its own: the command, in a folder, with what it says in `said`."""
+def stage(folder: Path, words: list[str], said_in: str, environment: dict[str, str]) -> None:
+    """In a process of its own: the command, in a folder, with what it says in a file."""
     os.chdir(folder)
-    said = os.open("said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.environ |= environment
+    said = os.open(said_in, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(said, 2)
     sys.stderr = os.fdopen(said, "w", buffering=1)
     train.main(words)
 
 
-def start(folder: Path, base: Path, minutes: float) -> Any:
+def start(folder: Path, base: Path, minutes: float, said_in: str = "said", **environment: str) -> Any:
     names = {"train": "train.jsonl", "valid": "valid.jsonl", "prefix": "prefix.json", "base": base, "out": "adapter"}
     names |= {"metrics": "metrics.json", "train-loss": "train_loss.csv", "valid-loss": "valid_loss.csv"}
+    names |= {"row-losses": "row_losses.csv", "launch": ROOT / "stages" / "launch"}
     names |= {"timings": "timings.json", "checkpoint-folder": "kept", "checkpoint-minutes": minutes}
-    (folder / "said").unlink(missing_ok=True)
+    (folder / said_in).unlink(missing_ok=True)
     words = [word for name, value in names.items() for word in (f"--{name}", str(value))]
-    process = PROCESSES.Process(target=stage, args=(folder, words))
+    process = PROCESSES.Process(target=stage, args=(folder, words, said_in, environment))
     process.start()
     return process
 
