@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +84,9 @@ def measure(side: str, count: int, base: Path, file: Path, prefix: Path, wanted:
         trainer = {"trl_defaults": defaults_trainer, "lockstep": lockstep_trainer}[side](
             rows, base, Path(scratch), wanted
         )
-        if side == "lockstep":
-            wall, cpu = train.run(trainer)
-        else:
-            wall, cpu = time.monotonic(), time.process_time()
-            trainer.train()
-            wall, cpu = time.monotonic() - wall, time.process_time() - cpu
+        clock = train.Clock()
+        train.run(trainer) if side == "lockstep" else trainer.train()
+        wall, cpu = clock.read().values()
     return {
         "rows": len(rows),
         "tokens": tokens,

@@ -5,20 +5,35 @@ made_from.json (what it was made from), metrics, the loss curves, and a timing f
 """
 
 import json
+import math
 import os
 import shutil
 import sys
-import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
-from stages.shared import chat, cli, hashes, loading, params, prefix_sharing, quantised, strict_json, timing
+from stages.shared import (
+    chat,
+    checkpoints,
+    cli,
+    hashes,
+    launching,
+    loading,
+    params,
+    prefix_sharing,
+    quantised,
+    strict_json,
+    timing,
+)
 from stages.shared.prefix_sharing import IGNORED
+from stages.shared.row_losses import RowLosses, table
 
 LIBRARIES = ("accelerate", "bitsandbytes", "datasets", "peft", "torch", "transformers", "trl")
 
@@ -35,6 +50,7 @@ class Params:
     lora_rank: params.Count
     lora_alpha: params.Count
     lora_dropout: params.Share
+    launch: Literal["single", "ddp", "fsdp"]
 
 
 def encode(tokenizer: Any, prefix: list[chat.Turn], example: dict[str, Any]) -> dict[str, list[int]]:
@@ -66,22 +82,24 @@ def check_labels(name: str, row: dict[str, list[int]], answer: str, tokenizer: A
 
 
 def dataset(tokenizer: Any, prefix: list[chat.Turn], file: Path, max_length: int) -> Any:
-    """The rows of a chat file, tokenised and checked."""
+    """The rows of a chat file, tokenised, checked and numbered."""
     from datasets import Dataset
 
     examples = list(strict_json.read_jsonl(file))
     encoded = [encode(tokenizer, prefix, example) for example in examples]
     for example, row in zip(examples, encoded, strict=True):
         check_labels(f"{file}: {example['id']}", row, example["answer"], tokenizer, max_length)
-    return Dataset.from_list(encoded)
+    return Dataset.from_list([{**row, "row": number} for number, row in enumerate(encoded)])
 
 
 def arguments(settings: Params, device: loading.Device, scratch: Path) -> Any:
     """TRL's settings. Rows come in random order; those of a micro batch are packed, so none is padded."""
     from trl import SFTConfig
 
-    if settings.batch_size % settings.micro_batch_size:
-        raise params.ParamsError("params.yaml: train.batch_size must be a multiple of train.micro_batch_size")
+    at_once = settings.micro_batch_size * launching.processes()
+    if settings.batch_size % at_once:
+        by = f" times {launching.processes()} processes" if launching.processes() > 1 else ""
+        raise params.ParamsError(f"params.yaml: train.batch_size must be a multiple of train.micro_batch_size{by}")
     return SFTConfig(
         output_dir=str(scratch),
         seed=settings.seed,
@@ -92,7 +110,8 @@ def arguments(settings: Params, device: loading.Device, scratch: Path) -> Any:
         weight_decay=settings.weight_decay,
         per_device_train_batch_size=settings.micro_batch_size,
         per_device_eval_batch_size=settings.micro_batch_size,
-        gradient_accumulation_steps=settings.batch_size // settings.micro_batch_size,
+        gradient_accumulation_steps=settings.batch_size // at_once,
+        ddp_find_unused_parameters=False,
         gradient_checkpointing=device.checkpointing,
         optim=device.optimizer,
         use_cpu=device.name == "cpu",
@@ -100,10 +119,12 @@ def arguments(settings: Params, device: loading.Device, scratch: Path) -> Any:
         fp16=device.train_dtype == "float16",
         packing=False,
         max_length=None,
+        remove_unused_columns=False,  # the number of a row
         eval_strategy="epoch",
         prediction_loss_only=True,
         logging_steps=1,
-        save_strategy="no",
+        save_strategy="no",  # by time instead: stages/shared/checkpoints.py
+        save_total_limit=2,
         report_to="none",
         dataloader_num_workers=0,
         dataloader_pin_memory=device.name == "cuda",
@@ -129,9 +150,49 @@ def make_trainer(model: Any, tokenizer: Any, settings: Params, args: Any, train:
             self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
             """On a CPU, all logits at once, but of labelled tokens only: TRL's head needs Triton to be fast."""
+            note = self.note(inputs.pop("rows", None))
             if args.device.type != "cpu":
-                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            return labelled_loss(model, inputs, num_items_in_batch)
+                return self.fused_loss(model, inputs, num_items_in_batch, note)
+            # The items are those of all processes, and gradients are averaged over these.
+            scale = 1 if num_items_in_batch is None else self.accelerator.num_processes
+            return labelled_loss(model, inputs, num_items_in_batch, note) * scale
+
+        def fused_loss(self, model: Any, inputs: dict[str, Any], items: Any, note: Any) -> Any:
+            """TRL's; what its head computed by token is caught on the way."""
+            outputs: list[Any] = []
+            hook = self.model.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+            try:
+                loss = super().compute_loss(model, inputs, num_items_in_batch=items)
+            finally:
+                hook.remove()
+            note(-outputs[0].log_probs[outputs[0].label_mask])
+            return loss
+
+        def note(self, rows: Any) -> Callable[[Any], None]:
+            """What to do with the losses of a batch's labelled tokens."""
+            if rows is None or not self.model.training:
+                return lambda losses: None
+            return lambda losses: self.row_losses.note(int(self.state.epoch or 0), rows, losses)
+
+        def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+            step = self.state.global_step % math.ceil(len(train) / settings.batch_size)
+            numbers = count(step * args.gradient_accumulation_steps)
+            batches = (self.unrepeated(batch, next(numbers), len(train)) for batch in epoch_iterator)
+            return super().get_batch_samples(batches, num_batches, device)
+
+        def evaluate(self, *given: Any, **named: Any) -> Any:
+            self.evaluated = count()
+            return super().evaluate(*given, **named)
+
+        def prediction_step(self, model: Any, inputs: dict[str, Any], *given: Any, **named: Any) -> Any:
+            inputs = self.unrepeated(inputs, next(self.evaluated), len(valid))
+            return super().prediction_step(model, inputs, *given, **named)
+
+        def unrepeated(self, batch: dict[str, Any], number: int, total: int) -> dict[str, Any]:
+            """The process's batch of that number, without what accelerate repeats so that all have as many batches."""
+            size, world = settings.micro_batch_size, self.accelerator.num_processes
+            left = max(total - (number * world + self.accelerator.process_index) * size, 0)
+            return prefix_sharing.first_rows(batch, left) if world > 1 and left < size else batch
 
     lora = LoraConfig(
         r=settings.lora_rank,
@@ -149,6 +210,7 @@ def make_trainer(model: Any, tokenizer: Any, settings: Params, args: Any, train:
         processing_class=tokenizer,
         peft_config=lora,
     )
+    trainer.row_losses = RowLosses(len(train), math.ceil(settings.epochs), trainer.accelerator)
     for unwanted in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(unwanted)
     trainer.add_callback(Bar)
@@ -171,30 +233,66 @@ def bound_caches() -> None:
     os.environ.setdefault("LRU_CACHE_CAPACITY", "1")
 
 
-def labelled_loss(model: Any, inputs: dict[str, Any], items: Any) -> Any:
-    """Summed cross-entropy of the labelled tokens over `items`, their number in the whole batch (None: in this one)."""
+def labelled_loss(model: Any, inputs: dict[str, Any], items: Any, note: Any = lambda losses: None) -> Any:
+    """Summed cross-entropy of the labelled tokens over `items`, their number in the whole batch (None: in this one).
+
+    `note` is called with that of each.
+    """
     import torch
 
     labels = inputs["labels"][0, 1:]
     places = (labels != IGNORED).nonzero()[:, 0]
     rest = {name: value for name, value in inputs.items() if name != "labels"}
     logits = model(**rest, use_cache=False, logits_to_keep=places).logits.squeeze(0)
-    total = torch.nn.functional.cross_entropy(logits.float(), labels[places], reduction="sum")
-    return total / (len(places) if items is None else items)
+    scores = torch.log_softmax(logits.float(), dim=-1)
+    note(torch.nn.functional.nll_loss(scores.detach(), labels[places], reduction="none"))
+    total = torch.nn.functional.nll_loss(scores, labels[places], reduction="sum")
+    return total / (max(len(places), 1) if items is None else items)
 
 
-def run(trainer: Any) -> tuple[float, float]:
-    """Train to the last step; return wall and CPU seconds. Raises InputError when it stopped early."""
+class Clock:
+    """Wall and CPU seconds of a training, with those of the part before a checkpoint."""
+
+    def __init__(self, wall: float = 0.0, cpu: float = 0.0) -> None:
+        self.wall, self.cpu = time.monotonic() - wall, time.process_time() - cpu
+
+    def read(self) -> dict[str, float]:
+        return {"wall": time.monotonic() - self.wall, "cpu": time.process_time() - self.cpu}
+
+
+def run(trainer: Any, checkpoint: Path | None = None) -> None:
+    """Train to the last step, from a checkpoint if there is one. Raises InputError when it stopped early."""
     from peft.helpers import disable_input_dtype_casting
 
-    wall, cpu = time.monotonic(), time.process_time()
     # On CPU, PEFT does not see that autocast is on, and copies every input to float32 for autocast to copy it back.
     as_is = disable_input_dtype_casting(trainer.model, active=trainer.args.bf16 or trainer.args.fp16)
     with as_is, prefix_sharing.attention(trainer.model):
-        trainer.train()
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.state.global_step < trainer.state.max_steps:
         raise cli.InputError(f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}")
-    return time.monotonic() - wall, time.process_time() - cpu
+
+
+def run_or_resume(trainer: Any, store: checkpoints.Store, minutes: float) -> dict[str, float]:
+    """Train, from the last checkpoint of these inputs if a run was killed. Returns wall and CPU seconds of it all."""
+    from accelerate.utils import broadcast_object_list
+
+    first = trainer.accelerator.is_main_process
+    found = [store.latest() if first else None]  # looked for by one process: it removes what is torn
+    checkpoint = broadcast_object_list(found)[0] if trainer.accelerator.num_processes > 1 else found[0]
+    figures = checkpoints.so_far(checkpoint)
+    clock = Clock(**figures.get("seconds", {}))
+    if checkpoint:
+        trainer.row_losses.restore(figures["row_losses"])
+        click.echo(f"train: going on from {checkpoint}", err=True) if first else None
+
+    def so_far() -> dict[str, Any]:
+        return {"seconds": clock.read(), "row_losses": trainer.row_losses.of_all()}
+
+    saver = checkpoints.callback(store, minutes, trainer.accelerator, so_far)
+    trainer.add_callback(saver)
+    with checkpoints.kept_on_sigterm(saver):
+        run(trainer, checkpoint)
+    return clock.read()
 
 
 def curve(history: list[dict[str, float]], name: str) -> list[dict[str, float]]:
@@ -234,9 +332,15 @@ def speed(tokens: float, wall: float, cpu: float, device: loading.Device) -> dic
 
 
 def publish(trainer: Any, out: Path, origin: dict[str, Any]) -> None:
-    """Write adapter_model.safetensors, adapter_config.json and made_from.json; no pickle, the same bytes every time."""
+    """Write adapter_model.safetensors, adapter_config.json and made_from.json; no pickle, the same bytes every time.
+
+    Every process calls it, since each may hold a part of the adapter, and one writes.
+    """
+    weights = trainer.accelerator.get_state_dict(trainer.model) if launching.sharded() else None
+    if not trainer.accelerator.is_main_process:
+        return
     shutil.rmtree(out, ignore_errors=True)
-    trainer.model.save_pretrained(out, safe_serialization=True)
+    trainer.model.save_pretrained(out, safe_serialization=True, state_dict=weights)
     (out / "README.md").unlink(missing_ok=True)  # an empty model card
     config = strict_json.read(out / "adapter_config.json")
     config["target_modules"] = sorted(config["target_modules"])  # a set: its order changes from run to run
@@ -266,7 +370,11 @@ def peak_memory(device: loading.Device) -> int:
 @cli.path_option("--metrics", "metrics file")
 @cli.path_option("--train-loss", "plot: loss per step")
 @cli.path_option("--valid-loss", "plot: loss per epoch on the held-out rows")
+@cli.path_option("--row-losses", "loss of each training row by epoch")
 @cli.path_option("--timings", "timing file")
+@cli.path_option("--launch", "accelerate's settings for several processes")
+@cli.path_option("--checkpoint-folder", "where a killed run left off")
+@click.option("--checkpoint-minutes", default=5.0, show_default=True, envvar="CHECKPOINT_MINUTES", show_envvar=True)
 def main(
     train: Path,
     valid: Path,
@@ -276,10 +384,15 @@ def main(
     metrics: Path,
     train_loss: Path,
     valid_loss: Path,
+    row_losses: Path,
     timings: Path,
+    launch: Path,
+    checkpoint_folder: Path,
+    checkpoint_minutes: float,
 ) -> None:
     cli.end_with_caller()
     settings, max_length = params.load("train", Params), params.load("chat", chat.Params).max_length
+    launching.launch(settings.launch, launch)
     bound_caches()
     key, device = loading.device(params.load("compute", loading.Params).device)
     import torch
@@ -290,11 +403,6 @@ def main(
     turns = strict_json.read(prefix)
     train_set = dataset(tokenizer, turns, train, max_length)
     valid_set = dataset(tokenizer, turns, valid, max_length)
-    with tempfile.TemporaryDirectory() as scratch:
-        args = arguments(settings, device, Path(scratch))
-        trainer = make_trainer(quantised.load(base, device), tokenizer, settings, args, train_set, valid_set)
-        wall, cpu = run(trainer)
-    tokens = sum(map(len, train_set["input_ids"]))
     origin = {
         "base": hashes.of_folder(base),
         "train": hashes.of_file(train),
@@ -304,8 +412,19 @@ def main(
         "versions": {name: version(name) for name in LIBRARIES},
         "device": key,
         "threads": torch.get_num_threads(),
+        "processes": launching.processes(),
     }
+    store = checkpoints.Store(checkpoint_folder, {**origin, "code": checkpoints.code()})
+    args = arguments(settings, device, store.folder)
+    trainer = make_trainer(quantised.load(base, device), tokenizer, settings, args, train_set, valid_set)
+    seconds = run_or_resume(trainer, store, checkpoint_minutes)
+    tokens = sum(map(len, train_set["input_ids"]))
     publish(trainer, out, origin)
+    losses = trainer.row_losses.of_all()
+    trainer.end()
+    if launching.rank():  # one process writes
+        return
+    write(row_losses, table([row["id"] for row in strict_json.read_jsonl(train)], losses))
     trained, held_out = curve(trainer.state.log_history, "loss"), curve(trainer.state.log_history, "eval_loss")
     write(train_loss, as_csv(trained))
     write(valid_loss, as_csv(held_out))
@@ -320,8 +439,10 @@ def main(
         "device": key,
     }
     write(metrics, as_json(result))
-    timing.record(timings, out / "adapter_model.safetensors", speed(tokens * settings.epochs, wall, cpu, device))
-    click.echo(f"train: {len(train_set)} rows, {trainer.state.global_step} steps in {wall:.0f} s on {key}", err=True)
+    timing.record(timings, out / "adapter_model.safetensors", speed(tokens * settings.epochs, **seconds, device=device))
+    steps, took = trainer.state.global_step, seconds["wall"]
+    click.echo(f"train: {len(train_set)} rows, {steps} steps in {took:.0f} s on {key}", err=True)
+    store.clear()
 
 
 if __name__ == "__main__":

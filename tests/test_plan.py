@@ -34,7 +34,7 @@ QWEN = TEMPLATE.replace(
 
 MODELS = yaml12.parse((ROOT / "catalogue.yaml").read_text(encoding="utf-8"), "catalogue.yaml")
 ROWS = [{"input_ids": [1] * length, "labels": [-100] * (length - 5) + [1] * 5} for length in (200, 100, 60, 20)]
-SETTINGS = train.Params(1, 1.0, 1e-3, 0.0, 4, 4, 0.0, 16, 32, 0.0)
+SETTINGS = train.Params(1, 1.0, 1e-3, 0.0, 4, 4, 0.0, 16, 32, 0.0, "single")
 DEVICE = loading.DEVICES["cpu-fp32"]
 
 
@@ -224,7 +224,8 @@ def test_each_architecture_runs_from_rows_to_answers(
     prefix = {"prefix": "chat/prefix/tuned.json", "timings": "timings.json"}
     losses = {"train_loss": "train.csv", "valid_loss": "valid.csv", "metrics": "train.json"}
     data = {"train": "chat/train.jsonl", "valid": "chat/valid.jsonl"}
-    invoke(train.main, **prefix, **data, **losses, base="models/base", out="adapter")
+    places = {"launch": ROOT / "stages" / "launch", "checkpoint_folder": "kept"}
+    invoke(train.main, **prefix, **data, **losses, base="models/base", out="adapter", row_losses="rows.csv", **places)
     invoke(merge.main, base="models/base", adapter="adapter", out="merged")
     invoke(predict.main, model="merged", rows="chat/test.jsonl", out="answers.jsonl", timings="timings.json")
     assert len((here / "answers.jsonl").read_text(encoding="utf-8").strip().split("\n")) == 2

@@ -26,6 +26,15 @@ BATCHES = {
 }
 
 
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_the_labels_of_the_first_rows_only(count: int) -> None:
+    numbered = [{**row, "row": 10 + number} for number, row in enumerate(ROWS)]
+    batch = prefix_sharing.first_rows(prefix_sharing.collate(numbered), count)
+    assert batch["rows"].tolist() == [[10, 3 * (count > 0)], [11, 2 * (count > 1)], [12, 1 * (count > 2)]]
+    kept = [label for row in ROWS[:count] for label in row["labels"] if label != prefix_sharing.IGNORED]
+    assert [label for label in batch["labels"][0].tolist() if label != prefix_sharing.IGNORED] == kept
+
+
 def network() -> Any:
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig

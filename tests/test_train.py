@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 import pytest
-from conftest import configure, invoke, read_json, write_rows
+from conftest import ROOT, configure, invoke, read_json, write_rows
 
 from stages import train
 from stages.shared import hashes, loading, prefix_sharing, quantised
+from stages.shared.row_losses import UNSEEN, table
 
 FP32 = loading.DEVICES["cpu-fp32"]
 SETTINGS = train.Params(
@@ -24,6 +25,7 @@ SETTINGS = train.Params(
     lora_rank=4,
     lora_alpha=8,
     lora_dropout=0.0,
+    launch="single",
 )
 PREFIX = [{"role": "system", "content": "Answer in JSON."}]
 
@@ -46,7 +48,8 @@ def row(tokenizer: Any) -> dict[str, list[int]]:
 def dataset(tokenizer: Any, numbers: range) -> Any:
     from datasets import Dataset
 
-    return Dataset.from_list([train.encode(tokenizer, PREFIX, example(number)) for number in numbers])
+    rows = [train.encode(tokenizer, PREFIX, example(number)) for number in numbers]
+    return Dataset.from_list([{**row, "row": number} for number, row in enumerate(rows)])
 
 
 def test_a_sound_row_passes(tokenizer: Any) -> None:
@@ -108,12 +111,16 @@ def test_a_batch_that_micro_batches_do_not_divide_is_refused(tmp_path: Path) -> 
         train.arguments(replace(SETTINGS, batch_size=10), FP32, tmp_path)
 
 
+def make(base: Path, tokenizer: Any, folder: Path, **changes: Any) -> Any:
+    settings = replace(SETTINGS, **changes)
+    rows, held_out = dataset(tokenizer, range(4)), dataset(tokenizer, range(100, 103))
+    args = train.arguments(settings, FP32, folder)
+    return train.make_trainer(quantised.load(base, FP32), tokenizer, settings, args, rows, held_out)
+
+
 @pytest.fixture
 def trainer(base: Path, tokenizer: Any, tmp_path: Path) -> Any:
-    settings = replace(SETTINGS, lora_rank=3, lora_alpha=7, lora_dropout=0.5)
-    rows, held_out = dataset(tokenizer, range(4)), dataset(tokenizer, range(100, 103))
-    args = train.arguments(settings, FP32, tmp_path)
-    return train.make_trainer(quantised.load(base, FP32), tokenizer, settings, args, rows, held_out)
+    return make(base, tokenizer, tmp_path, lora_rank=3, lora_alpha=7, lora_dropout=0.5)
 
 
 def test_the_adapter_is_of_the_shape_that_was_asked_for(trainer: Any) -> None:
@@ -140,6 +147,37 @@ def test_the_loss_is_that_of_trls_own_head(trainer: Any, tokenizer: Any) -> None
     theirs = SFTTrainer(trainer.model, trainer.args, trainer.data_collator, rows, rows, tokenizer)
     with prefix_sharing.attention(trainer.model):
         assert trainer.evaluate()["eval_loss"] == pytest.approx(theirs.evaluate()["eval_loss"], rel=1e-5)
+
+
+def losses(model: Any, rows: Any) -> list[float]:
+    """Of each row by itself."""
+    import torch
+
+    with torch.no_grad(), prefix_sharing.attention(model):
+        return [float(train.labelled_loss(model, prefix_sharing.collate([row]), None)) for row in rows]
+
+
+def test_the_loss_of_a_row_is_that_before_the_step_that_learns_it(base: Path, tokenizer: Any, tmp_path: Path) -> None:
+    trainer = make(base, tokenizer, tmp_path, epochs=1.5, batch_size=2, micro_batch_size=1)
+    expected = losses(trainer.model, trainer.train_dataset)
+    trainer.args.eval_strategy, trainer.args.learning_rate = "no", 0.0
+    train.run(trainer)
+    first, second = trainer.row_losses.of_all()
+    assert first == pytest.approx(expected, rel=1e-4)
+    assert sorted(loss == UNSEEN for loss in second) == [False, False, True, True]
+
+
+def test_trls_head_gives_the_same_losses_by_row(trainer: Any, tokenizer: Any) -> None:
+    import torch
+
+    found: list[Any] = []
+    batch = prefix_sharing.collate(list(trainer.train_dataset))
+    rows = batch.pop("rows")
+    trainer.model.eval()
+    with torch.no_grad(), prefix_sharing.attention(trainer.model):
+        trainer.fused_loss(trainer.model, batch, None, found.append)
+    trainer.row_losses.note(0, rows, found[0])
+    assert trainer.row_losses.of_all()[0] == pytest.approx(losses(trainer.model, trainer.train_dataset), rel=1e-4)
 
 
 def test_every_layer_of_a_training_attends_by_rows(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,6 +223,9 @@ def run(folder: Path, base: Path, out: str, rows: int = 24) -> Path:
         train_loss=f"{out}-train.csv",
         valid_loss=f"{out}-valid.csv",
         timings=f"{out}-timing.json",
+        row_losses=f"{out}-rows.csv",
+        launch=ROOT / "stages" / "launch",
+        checkpoint_folder="kept",
     )
     assert result.exit_code == 0, result.output
     return folder / out
@@ -203,6 +244,16 @@ def test_the_same_inputs_give_the_same_adapter_and_no_pickle(here: Path, base: P
     losses = [float(line.split(",")[2]) for line in (here / "one-train.csv").read_text("utf-8").split("\n")[1:-1]]
     assert losses[-1] < losses[0]
     assert not list(here.rglob("*.bin"))
+    rows = (here / "one-rows.csv").read_text("utf-8").split("\n")[:-1]
+    assert rows[0] == "id,epoch_1,epoch_2"
+    assert [line.split(",")[0] for line in rows[1:]] == [f"r{number}" for number in range(24)]
+    assert all(0 < float(loss) < 10 for line in rows[1:] for loss in line.split(",")[1:])
+
+
+def test_a_row_that_was_not_seen_has_no_loss() -> None:
+    assert (
+        table(["a", 'b,"'], [[0.0, 1.23456], [UNSEEN, 0.1]]) == 'id,epoch_1,epoch_2\na,0.0000,\n"b,""",1.2346,0.1000\n'
+    )
 
 
 def test_the_stage_trains_on_the_training_rows_with_its_own_seed(

@@ -13,7 +13,7 @@ from stages.shared.cli import InputError
 
 IGNORED = -100  # the label that the loss skips
 ATTENTION = "prefix_sharing"  # the name under which transformers knows `attend`
-Row = dict[str, list[int]]
+Row = dict[str, Any]  # token ids, labels, and a number where the row has to be known again
 
 
 def shared(rows: Sequence[Row]) -> int:
@@ -35,6 +35,7 @@ def collate(rows: Sequence[Row]) -> dict[str, Any]:
     `input_ids`, `labels`, `position_ids` (1, T): the shared tokens, then what is each row's own. `row_tokens` (B, L):
     where in the sequence each row's tokens stand, the shared ones included; short rows repeat their last token, which
     no token before it sees. `token_places` (T,): where in `row_tokens` each token of the sequence is read back.
+    `rows` (B, 2), where rows have a number `row`: that, and how many labels the row has.
     """
     import torch
 
@@ -49,13 +50,26 @@ def collate(rows: Sequence[Row]) -> dict[str, Any]:
         sequence += row["input_ids"][start:]
         labels += row["labels"][start:]
         positions += range(start, length)
-    return {
+    known = {"rows": torch.tensor([[row["row"], _scored(row)] for row in rows])} if "row" in rows[0] else {}
+    return known | {
         "input_ids": torch.tensor([sequence]),
         "labels": torch.tensor([labels]),
         "position_ids": torch.tensor([positions]),
         "row_tokens": torch.tensor(grid),
         "token_places": torch.tensor(places),
     }
+
+
+def _scored(row: Row) -> int:
+    return sum(label != IGNORED for label in row["labels"])
+
+
+def first_rows(batch: dict[str, Any], count: int) -> dict[str, Any]:
+    """The batch with the labels of its first `count` rows only."""
+    rows, labels = batch["rows"].clone(), batch["labels"].clone()
+    rows[count:, 1] = 0
+    labels[0, (labels[0] != IGNORED).nonzero()[rows[:, 1].sum() :, 0]] = IGNORED
+    return batch | {"rows": rows, "labels": labels}
 
 
 def attend(

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from stages.shared import launching
 from stages.shared.loading import Device
 
 
@@ -17,12 +18,14 @@ def load(base: Path, chosen: Device) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
+        # Only weights that are stored in a floating type can be sharded.
+        bnb_4bit_quant_storage=dtype if launching.sharded() else torch.uint8,
     )
     model = AutoModelForCausalLM.from_pretrained(
         base,
         quantization_config=quantisation,
         dtype=dtype,
-        device_map={"": 0 if chosen.name == "cuda" else "cpu"},
+        device_map={"": launching.gpu() if chosen.name == "cuda" else "cpu"},
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,
