@@ -75,12 +75,27 @@ def test_a_model_has_the_precision_that_was_asked_for(base: Path, dtype: str) ->
     assert model.training is False
 
 
-@pytest.mark.parametrize(("bf16", "expected"), [(False, "cpu-fp32"), (True, "cpu-bf16")])
-def test_a_cpu_is_told_by_its_instructions(monkeypatch: pytest.MonkeyPatch, bf16: bool, expected: str) -> None:
+@pytest.mark.parametrize(
+    ("amx", "avx512", "cpuinfo", "expected"),
+    [
+        (True, True, "vendor_id\t: GenuineIntel\n", "cpu-bf16"),
+        (False, True, "vendor_id\t: GenuineIntel\n", "cpu-fp32"),
+        (False, True, "vendor_id\t: AuthenticAMD\n", "cpu-bf16"),
+        (False, True, None, "cpu-bf16"),
+        (False, False, "vendor_id\t: AuthenticAMD\n", "cpu-fp32"),
+    ],
+)
+def test_a_cpu_is_told_by_its_instructions_and_its_maker(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, amx: bool, avx512: bool, cpuinfo: str | None, expected: str
+) -> None:
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(loading, "_cpu_has_bf16", lambda: bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(loading, "CPUINFO", tmp_path / "cpuinfo")
+    if cpuinfo:
+        (tmp_path / "cpuinfo").write_text(cpuinfo, encoding="utf-8")
     assert loading.device() == (expected, loading.DEVICES[expected])
 
 
