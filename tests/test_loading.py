@@ -1,12 +1,16 @@
 """Models and tokenizers: from local files, without code of their own, in the precision that was asked for."""
 
 import copy
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stages.shared import loading, quantised
+from stages.shared.cli import InputError
 
 FP32 = loading.DEVICES["cpu-fp32"]
 
@@ -127,3 +131,47 @@ def test_a_tokenizer_that_can_not_chat_is_refused(
     (tmp_path / "config.json").write_bytes((base / "config.json").read_bytes())
     with pytest.raises(ValueError, match=problem):
         loading.load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", b""),
+        ("config.json", b"[]"),
+        ("config.json", b'{"model_type": 7}'),
+        ("tokenizer.json", b'{"version": '),
+        ("tokenizer_config.json", b"\xff"),
+        ("model.safetensors", b""),
+        ("model.safetensors", b"\xff" * 64),
+        ("model.safetensors", "half"),
+        ("model.safetensors", "fewer"),
+        ("config.json", None),
+        ("model.safetensors", None),
+    ],
+)
+def test_a_broken_folder_is_named_in_one_line(
+    base: Path, tmp_path: Path, name: str, content: bytes | str | None
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "model"
+    shutil.copytree(base, folder)
+    if isinstance(content, bytes):
+        (folder / name).write_bytes(content)
+    elif content == "half":
+        (folder / name).write_bytes((base / name).read_bytes()[:-1000])
+    elif content == "fewer":
+        weights = load_file(base / name)
+        weights.pop("model.norm.weight")
+        save_file(weights, folder / name, {"format": "pt"})
+    else:
+        (folder / name).unlink()
+    loads: list[Callable[[], Any]] = [
+        lambda: loading.load_tokenizer(folder),
+        lambda: loading.load_model(folder, "float32", "cpu"),
+        lambda: quantised.load(folder, FP32),
+    ]
+    for load in loads[:1] if name.startswith("tokenizer") else loads[1:]:
+        with pytest.raises(InputError, match=re.escape(str(folder))) as caught:
+            load()
+        assert "\n" not in caught.value.message

@@ -1,10 +1,13 @@
 """Load a tokenizer and a model from a local folder, and know what each device gets."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.shared import strict_json
 from stages.shared.cli import InputError
 
 # Everything is local once `fetch` has run. Without this, bitsandbytes and transformers may ask the hub for kernels.
@@ -79,12 +82,27 @@ def _is_intel() -> bool:
         return False
 
 
+@contextmanager
+def reading(folder: Path, config: str = "config.json") -> Iterator[None]:
+    """While libraries read a model's folder: what they raise, of any type, becomes an InputError naming the folder."""
+    if not isinstance(strict_json.read(folder / config), dict):
+        raise InputError(f"{folder / config}: an object is expected")
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{folder} can't be loaded: {type(error).__name__}: {reason}") from error
+
+
 def load_tokenizer(base: Path) -> Any:
     """The base's tokenizer. Raises InputError when it has no EOS, or can't render a system prompt and a chat."""
     from jinja2 import TemplateError
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    with reading(base):
+        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     if not tokenizer.chat_template or tokenizer.eos_token_id is None:
         raise InputError(f"{base}: the tokenizer has no chat template or no EOS token; choose an instruct model")
     probe = [{"role": role, "content": role} for role in ("system", "user", "assistant", "user")]
@@ -98,9 +116,23 @@ def load_tokenizer(base: Path) -> Any:
 def load_model(folder: Path, dtype: str, device: str) -> Any:
     """The weights of a folder, ready to answer: `dtype` is a name of torch's, `device` "cuda" or "cpu"."""
     import torch
+
+    return network(folder, dtype=getattr(torch, dtype)).to(device).eval()
+
+
+def network(folder: Path, **options: Any) -> Any:
+    """The network of a folder, from safetensors. Raises InputError where weights lack: transformers makes them up."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False, use_safetensors=True
-    )
-    return model.to(device).eval()
+    with reading(folder):
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
+        )
+    if absent := sorted(found["missing_keys"]):
+        raise InputError(f"{folder}: {len(absent)} weights are missing, {absent[0]} the first")
+    return model

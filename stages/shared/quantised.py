@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+from stages.shared import loading
 from stages.shared.loading import Device
 
 
 def load(base: Path, chosen: Device) -> Any:
     """The base model in NF4 with double quantisation (Dettmers et al. 2023, QLoRA), on the device."""
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
 
     dtype = getattr(torch, chosen.train_dtype)
     quantisation = BitsAndBytesConfig(
@@ -18,14 +19,11 @@ def load(base: Path, chosen: Device) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
-    model = AutoModelForCausalLM.from_pretrained(
+    model = loading.network(
         base,
         quantization_config=quantisation,
         dtype=dtype,
         device_map={"": 0 if chosen.name == "cuda" else "cpu"},
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
     )
     _keep_weights_in_place(model)
     return model
