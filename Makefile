@@ -3,8 +3,9 @@ PYTHON ?= $(firstword $(foreach version,3.11 3.12 3.13,$(shell command -v python
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Idle OpenMP threads sleep: spinning, they slow a step fivefold where another process is busy too.
+# Idle OpenMP threads sleep after a short spin; stages/shared/loading.py says why.
 export OMP_WAIT_POLICY ?= PASSIVE
+export GOMP_SPINCOUNT ?= 2000
 
 .PHONY: repro test pages lock mutants format clean
 

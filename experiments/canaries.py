@@ -186,7 +186,7 @@ def figures(planted: list[Canary], known: list[Known]) -> dict[str, Any]:
     return cells
 
 
-@click.command(help=__doc__)
+@click.command(cls=cli.Command, help=__doc__)
 @cli.path_option("--scratch", "folder for the training")
 @cli.path_option("--out", "file for the result", required=False, default=OUT, show_default=True)
 def main(scratch: Path, out: Path) -> None:

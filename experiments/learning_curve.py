@@ -70,7 +70,7 @@ def write_csv(path: Path, curves: dict[str, list[dict[str, Any]]]) -> None:
     writing.write_csv(path, ["rows", *header], lines)
 
 
-@click.command(help=__doc__)
+@click.command(cls=cli.Command, help=__doc__)
 @cli.path_option("--scratch", "folder for the trainings")
 @cli.path_option("--out", "file for the result", required=False, default=OUT, show_default=True)
 @click.option("--size", "sizes", type=click.IntRange(1), multiple=True, default=SIZES, show_default=True)

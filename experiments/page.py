@@ -114,13 +114,11 @@ def written(page: str, folder: Path = FOLDER) -> str:
     return page
 
 
-@click.command(help=__doc__)
+@click.command(cls=cli.Command, help=__doc__)
 @click.argument("page", type=click.Path(path_type=Path))
 def main(page: Path) -> None:
     try:
-        document = written(page.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise cli.InputError(f"{page}: {error}") from error
+        document = written(cli.read_text(page))
     except (KeyError, TypeError, AttributeError) as error:
         raise cli.InputError(f"{FOLDER}: not the figures that this version writes ({error!r})") from error
     with writing.replacing(page) as file:

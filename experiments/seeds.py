@@ -99,7 +99,7 @@ def commit_date() -> str:
     return git.stdout.strip()
 
 
-@click.command(help=__doc__)
+@click.command(cls=cli.Command, help=__doc__)
 @click.option("--count", default=8, show_default=True, type=click.IntRange(2, 1000), help="how many trainings")
 @cli.path_option("--scratch", "folder for the trainings", required=False, default=SCRATCH, show_default=True)
 @cli.path_option("--out", "file for the result", required=False, default=OUT, show_default=True)

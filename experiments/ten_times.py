@@ -224,7 +224,7 @@ def read_rows() -> list[Row]:
     return [row | {"kind": kinds[row["id"]]} for row in rows if row["id"] in kinds]
 
 
-@click.command(help=__doc__)
+@click.command(cls=cli.Command, help=__doc__)
 @cli.path_option("--scratch", "folder for the trainings")
 @cli.path_option("--out", "file for the result", required=False, default=OUT, show_default=True)
 def main(scratch: Path, out: Path) -> None:

@@ -79,7 +79,7 @@ def headline(kinds: dict[str, dict[str, Any]]) -> dict[str, float]:
     return {f"{kind}{short[name]}": part[name] for kind, part in kinds.items() for name in short if name in part}
 
 
-@click.command(help=__doc__)
+@click.command(cls=cli.Command, help=__doc__)
 @cli.path_option("--tests", "folder of behaviour tests")
 @cli.path_option("--answers", "the model's answers to their requests")
 @cli.path_option("--schema", "JSON Schema of an answer")

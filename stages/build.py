@@ -169,7 +169,7 @@ def slice_of(row: Conversation, split: str) -> str:
     return Path(row.source.rpartition(":")[0]).stem if split == "test" else ""
 
 
-@click.command(help=__doc__)
+@click.command(cls=cli.Command, help=__doc__)
 @cli.path_option("--train", "validated training rows")
 @cli.path_option("--test", "validated test rows")
 @cli.path_option("--behaviour", "folder of behaviour tests")

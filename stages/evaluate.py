@@ -74,7 +74,7 @@ def write_intervals(file: Path, name: str, figures: dict[str, Any]) -> None:
     writing.write_csv(file, [name, "exact_match", "low", "high", "n"], lines)
 
 
-@click.command(help=__doc__)
+@click.command(cls=cli.Command, help=__doc__)
 @cli.path_option("--test", "test rows, as built")
 @cli.path_option("--valid", "held-out rows, as built")
 @cli.path_option("--schema", "JSON Schema of an answer")

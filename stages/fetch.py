@@ -133,7 +133,7 @@ def check_config(folder: Path) -> None:
             raise FetchError(f"{name} asks for remote code (auto_map), which is refused")
 
 
-@click.command(help=__doc__)
+@click.command(cls=cli.Command, help=__doc__)
 @cli.path_option("--out", "folder to write")
 def main(out: Path) -> None:
     settings = params.load("fetch", Params)

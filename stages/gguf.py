@@ -233,10 +233,7 @@ def convert(merged: Path, scale: str, out: Path) -> None:
     """Write model.gguf and Modelfile for the merged model."""
     origin = strict_json.read(merged / "made_from.json")
     greedy = strict_json.read(merged / "generation_config.json")
-    try:
-        tokenizer = loading.load_tokenizer(merged)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise GgufError(f"{merged}: {str(error).splitlines()[0]}") from error
+    tokenizer = loading.load_tokenizer(merged)
     stops, (system,) = greedy["eos_token_id"], (turn["content"] for turn in origin["prefix"])
     words = tokenizer.convert_ids_to_tokens(stops)
     recipe = modelfile(ollama_template(tokenizer, system), system, words, greedy["max_new_tokens"])
@@ -244,16 +241,13 @@ def convert(merged: Path, scale: str, out: Path) -> None:
     write(merged, tokenizer, stops, scale, out / "model.gguf", origin["adapter"])
 
 
-@click.command(help=__doc__)
+@click.command(cls=cli.Command, help=__doc__)
 @cli.path_option("--merged", "tuned model")
 @cli.path_option("--out", "folder to write")
 def main(merged: Path, out: Path) -> None:
     cli.end_with_caller()
     settings = params.load("gguf", Params)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cli.InputError(f"{out}: {error.strerror}") from error
+    out.mkdir(parents=True, exist_ok=True)
     if settings.type != "none":
         convert(merged, settings.type, out)
     click.echo(f"gguf: {settings.type} -> {out}", err=True)

@@ -118,7 +118,7 @@ def figures(way: Extracted, sample: Sequence[Example]) -> dict[str, Any]:
     }
 
 
-@click.command(help=__doc__)
+@click.command(cls=cli.Command, help=__doc__)
 @cli.path_option("--train", "chat rows that were trained on")
 @cli.path_option("--test", "chat rows that were not")
 @cli.path_option("--merged", "tuned model")

@@ -53,7 +53,7 @@ def check_template(tokenizer: Any, exported: Any, prefix: list[chat.Turn]) -> No
             raise cli.InputError(f"the merged chat template renders another prompt than training for turns {roles}")
 
 
-@click.command(help=__doc__)
+@click.command(cls=cli.Command, help=__doc__)
 @cli.path_option("--base", "base model")
 @cli.path_option("--adapter", "LoRA adapter")
 @cli.path_option("--out", "folder to write")
@@ -68,7 +68,9 @@ def main(base: Path, adapter: Path, out: Path) -> None:
     exported.chat_template = with_prompt(tokenizer.chat_template, prefix)
     check_template(tokenizer, exported, prefix)
     device = loading.device(params.load("compute", loading.Params).device)[1]
-    model = PeftModel.from_pretrained(quantised.dequantised(base, device), adapter).merge_and_unload()
+    plain = quantised.dequantised(base, device)
+    with loading.reading(adapter, "adapter_config.json"):
+        model = PeftModel.from_pretrained(plain, adapter).merge_and_unload()
     model.generation_config = generate.config(generate.stop_ids(model, tokenizer), predict.max_new_tokens)
     shutil.rmtree(out, ignore_errors=True)
     model.to(getattr(torch, settings.dtype)).save_pretrained(out)

@@ -52,7 +52,7 @@ def load_grammar(schema: Path, tokenizer: Any, rows: list[dict[str, Any]]) -> gr
 
 def copied_fields(file: Path) -> tuple[str, ...]:
     """The fields that are made of the user's words. Raises InputError."""
-    fields = yaml12.parse(file.read_text(encoding="utf-8"), str(file)).get("copied_fields") or []
+    fields = yaml12.parse(cli.read_text(file), str(file)).get("copied_fields") or []
     if not isinstance(fields, list) or not all(isinstance(name, str) for name in fields):
         raise cli.InputError(f"{file}: copied_fields must be a list of names")
     return tuple(fields)
@@ -88,7 +88,7 @@ def speed(found: list[generate.Answer], seconds: float, device: str) -> dict[str
     }
 
 
-@click.command(help=__doc__)
+@click.command(cls=cli.Command, help=__doc__)
 @click.option("--model", "folder", required=True, type=click.Path(path_type=Path), help="folder of the model")
 @cli.path_option("--prefix", "turns before each prompt, unless the chat template brings them", required=False)
 @cli.path_option("--schema", "JSON Schema that answers are held to while they are written", required=False)

@@ -143,7 +143,8 @@ def check_off(bare: Any, adapter: Path, rows: Rows) -> None:
     step = max(1, len(rows.queries) // PROOF)
     names, sample = rows.names[::step], rows.queries[::step]
     before = rate(bare, sample, "retention: without the adapter")
-    attached = PeftModel.from_pretrained(bare, adapter).eval()
+    with loading.reading(adapter, "adapter_config.json"):
+        attached = PeftModel.from_pretrained(bare, adapter).eval()
     with attached.disable_adapter():
         after = rate(attached, sample, "retention: with the adapter, off")
     differ = [name for name, old, new in zip(names, before, after, strict=True) if old != new]
@@ -227,7 +228,7 @@ def choices(items: Sequence[Item], found: dict[str, Result]) -> Iterator[dict[st
         yield {"id": item.id, "kind": item.kind, "answer": item.answer, **by_model}
 
 
-@click.command(help=__doc__)
+@click.command(cls=cli.Command, help=__doc__)
 @cli.path_option("--items", "questions with options")
 @cli.path_option("--text", "paragraphs of plain text")
 @cli.path_option("--base", "base model")

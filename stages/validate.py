@@ -165,7 +165,7 @@ def report(tables: Tables, judged: list[Verdict]) -> list[str]:
     return lines + [f"validate: {line}" for line in dict.fromkeys([*shown, *counts(tables), f"training rows: {size}"])]
 
 
-@click.command(help=__doc__)
+@click.command(cls=cli.Command, help=__doc__)
 @cli.path_option("--raw", "folder of training rows")
 @cli.path_option("--test", "folder of test rows")
 @cli.path_option("--schema", "JSON Schema of an answer")

@@ -1,12 +1,16 @@
 """Models and tokenizers: from local files, without code of their own, in the precision that was asked for."""
 
 import copy
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stages.shared import loading, quantised
+from stages.shared.cli import InputError
 
 FP32 = loading.DEVICES["cpu-fp32"]
 
@@ -75,12 +79,27 @@ def test_a_model_has_the_precision_that_was_asked_for(base: Path, dtype: str) ->
     assert model.training is False
 
 
-@pytest.mark.parametrize(("bf16", "expected"), [(False, "cpu-fp32"), (True, "cpu-bf16")])
-def test_a_cpu_is_told_by_its_instructions(monkeypatch: pytest.MonkeyPatch, bf16: bool, expected: str) -> None:
+@pytest.mark.parametrize(
+    ("amx", "avx512", "cpuinfo", "expected"),
+    [
+        (True, True, "vendor_id\t: GenuineIntel\n", "cpu-bf16"),
+        (False, True, "vendor_id\t: GenuineIntel\n", "cpu-fp32"),
+        (False, True, "vendor_id\t: AuthenticAMD\n", "cpu-bf16"),
+        (False, True, None, "cpu-bf16"),
+        (False, False, "vendor_id\t: AuthenticAMD\n", "cpu-fp32"),
+    ],
+)
+def test_a_cpu_is_told_by_its_instructions_and_its_maker(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, amx: bool, avx512: bool, cpuinfo: str | None, expected: str
+) -> None:
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(loading, "_cpu_has_bf16", lambda: bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(loading, "CPUINFO", tmp_path / "cpuinfo")
+    if cpuinfo:
+        (tmp_path / "cpuinfo").write_text(cpuinfo, encoding="utf-8")
     assert loading.device() == (expected, loading.DEVICES[expected])
 
 
@@ -112,3 +131,47 @@ def test_a_tokenizer_that_can_not_chat_is_refused(
     (tmp_path / "config.json").write_bytes((base / "config.json").read_bytes())
     with pytest.raises(ValueError, match=problem):
         loading.load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", b""),
+        ("config.json", b"[]"),
+        ("config.json", b'{"model_type": 7}'),
+        ("tokenizer.json", b'{"version": '),
+        ("tokenizer_config.json", b"\xff"),
+        ("model.safetensors", b""),
+        ("model.safetensors", b"\xff" * 64),
+        ("model.safetensors", "half"),
+        ("model.safetensors", "fewer"),
+        ("config.json", None),
+        ("model.safetensors", None),
+    ],
+)
+def test_a_broken_folder_is_named_in_one_line(
+    base: Path, tmp_path: Path, name: str, content: bytes | str | None
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "model"
+    shutil.copytree(base, folder)
+    if isinstance(content, bytes):
+        (folder / name).write_bytes(content)
+    elif content == "half":
+        (folder / name).write_bytes((base / name).read_bytes()[:-1000])
+    elif content == "fewer":
+        weights = load_file(base / name)
+        weights.pop("model.norm.weight")
+        save_file(weights, folder / name, {"format": "pt"})
+    else:
+        (folder / name).unlink()
+    loads: list[Callable[[], Any]] = [
+        lambda: loading.load_tokenizer(folder),
+        lambda: loading.load_model(folder, "float32", "cpu"),
+        lambda: quantised.load(folder, FP32),
+    ]
+    for load in loads[:1] if name.startswith("tokenizer") else loads[1:]:
+        with pytest.raises(InputError, match=re.escape(str(folder))) as caught:
+            load()
+        assert "\n" not in caught.value.message

@@ -148,7 +148,7 @@ def lines(own: Own, known: Measured) -> Iterator[str]:
         yield f"These figures in {OWN} would sharpen it: {', '.join(unknown)}"
 
 
-@click.command(help=__doc__)
+@click.command(cls=cli.Command, help=__doc__)
 def main() -> None:
     click.echo("\n".join(lines(params.load("advise", Own, OWN), measured())))
 

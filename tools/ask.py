@@ -54,7 +54,7 @@ def judge(text: str, rules: contract.Contract) -> tuple[str, str]:
     return strict_json.compact(value), rules.error(value) or ""
 
 
-@click.command(help=__doc__)
+@click.command(cls=cli.Command, help=__doc__)
 @click.argument("request")
 @cli.path_option("--model", "tuned model", required=False, default=Path("models/merged"), show_default=True)
 @cli.path_option("--schema", "contract", required=False, default=Path("data/schema.json"), show_default=True)

@@ -8,10 +8,11 @@ Exit status 0: a version is named; 1: the question can't be asked; 3: no data ma
 
 import click
 
+from stages.shared import cli
 from versions import bisect, history
 
 
-@click.command(help=__doc__)
+@click.command(cls=cli.Command, help=__doc__)
 @click.argument("good")
 @click.argument("bad", default="HEAD")
 @click.option("--metric", default="tuned.exact_match", show_default=True, help="a system, and a rate of its answers")

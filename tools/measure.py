@@ -94,7 +94,7 @@ def shown(answer: str) -> str:
         return json.dumps(answer)
 
 
-@click.command(help=__doc__)
+@click.command(cls=cli.Command, help=__doc__)
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--json", "as_json", is_flag=True, help="print everything as JSON")
 @click.option("--constrained", is_flag=True, help="hold the answers to the schema while they are written")

@@ -48,10 +48,7 @@ def on_card(card: str) -> tuple[loading.Device, float]:
 def report(name: str, card: str | None) -> Iterator[str]:
     """What there is to know of one model, on a card or on this machine."""
     settings = params.load("train", train.Params)
-    try:
-        models = yaml12.parse(CATALOGUE.read_text("utf-8"), str(CATALOGUE))
-    except (OSError, UnicodeDecodeError) as error:
-        raise cli.InputError(f"{CATALOGUE}: {error}") from error
+    models = yaml12.parse(cli.read_text(CATALOGUE), str(CATALOGUE))
     if name not in models:
         raise cli.InputError(f"{name!r} is not in {CATALOGUE}, which has {', '.join(models)}")
     facts, shape = models[name], memory.shape_of(models[name]["config"], name)
@@ -118,7 +115,7 @@ def check_here() -> str:
     return check(shape, settings, loading.device(params.load("compute", loading.Params).device)[1], encoded())
 
 
-@click.command(help=__doc__)
+@click.command(cls=cli.Command, help=__doc__)
 @click.option("--model", "name", default=DEFAULT, show_default=True, help="a name in catalogue.yaml")
 @click.option("--card", type=click.Choice(list(CARDS)), help="without it: this machine")
 @click.option("--check", "only_check", is_flag=True, help="only whether the next training fits here")

@@ -74,7 +74,7 @@ def page(plots: dict[str, dict[str, Any]]) -> str:
     return HEAD + "".join(f'<figure id="{name}">\n{svg(spec, PAGE)}</figure>\n' for name, spec in plots.items())
 
 
-@click.command()
+@click.command(cls=cli.Command)
 @click.option("--pictures", type=click.Path(path_type=Path), default=Path("docs/pictures"), show_default=True)
 @click.option("--page", "page_file", type=click.Path(path_type=Path), default=Path("plots.html"), show_default=True)
 def main(pictures: Path, page_file: Path) -> None:

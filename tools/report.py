@@ -10,23 +10,23 @@ import sys
 import click
 
 from review import inert, report
-from stages.shared.cli import InputError
+from stages.shared import cli
 
 
-class CannotCompareError(InputError):
+class CannotCompareError(cli.InputError):
     """There is nothing to report."""
 
     exit_code = report.REFUSED
 
 
-@click.command(help=__doc__)
+@click.command(cls=cli.Command, help=__doc__)
 @click.argument("base")
 @click.option("--head", metavar="REV", help="compare this version instead of the working tree")
 def main(base: str, head: str | None) -> None:
     try:
         found = report.build(base, head)
-    except InputError as error:
-        raise CannotCompareError(inert.line(error.message)) from error
+    except (cli.InputError, OSError) as error:
+        raise CannotCompareError(inert.line(str(error))) from error
     click.echo(report.render(found), nl=False)
     sys.exit(found.status)
 

@@ -10,10 +10,11 @@ altered, or the rollback broke off.
 
 import click
 
+from stages.shared import cli
 from versions import history, rollback
 
 
-@click.command(help=__doc__)
+@click.command(cls=cli.Command, help=__doc__)
 @click.argument("rev", required=False)
 @click.option("--data-only", is_flag=True, help="take the data and the schema only; `dvc repro` then trains on them")
 @click.option("--allow-missing", is_flag=True, help="bring back the rest when the cache lacks an output")

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal, Required
+from typing import Annotated, Any, Literal, Required
 
 import click
 from annotated_types import Gt, MinLen
@@ -310,20 +310,26 @@ def load(folder: Path, schema: Path | None) -> Engine:
     )
 
 
-@click.command(help=__doc__)
+@click.command(cls=cli.Command, help=__doc__)
 @cli.path_option("--model", "tuned model", required=False, default=Path("models/merged"), show_default=True)
 @cli.path_option("--schema", "contract", required=False, default=Path("data/schema.json"), show_default=True)
 @click.option("--constrained", is_flag=True, help="hold answers to the contract while they are written")
 @click.option("--host", default="127.0.0.1", show_default=True, help="address to listen on; 0.0.0.0: every address")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
 @click.option("--allow-host", "hosts", multiple=True, help="further name by which clients call this server")
-@click.option("--api-key-file", "key_file", type=click.File(), help="file with the key that requests must bring")
+@cli.path_option("--api-key-file", "file with the key that requests must bring", required=False)
 def main(
-    model: Path, schema: Path, constrained: bool, host: str, port: int, hosts: tuple[str, ...], key_file: IO[str] | None
+    model: Path,
+    schema: Path,
+    constrained: bool,
+    host: str,
+    port: int,
+    hosts: tuple[str, ...],
+    api_key_file: Path | None,
 ) -> None:
     from uvicorn import Server
 
-    key = key_file.read().strip() if key_file else os.environ.get("LOCKSTEP_API_KEY")
+    key = cli.read_text(api_key_file).strip() if api_key_file else os.environ.get("LOCKSTEP_API_KEY")
     if key == "":
         raise cli.InputError("the API key is empty")
     served = app(load(model, schema if constrained else None), key, hosts)

@@ -166,7 +166,7 @@ def put_all(document: str, parts: dict[str, list[str]]) -> str:
     return document
 
 
-@click.command(help=__doc__)
+@click.command(cls=cli.Command, help=__doc__)
 @cli.path_option("--metrics", "folder of figures", required=False, default=Path("metrics/detail"), show_default=True)
 @cli.path_option("--write", "Markdown file; may be repeated", required=False, multiple=True)
 def main(metrics: Path, write: tuple[Path, ...]) -> None:

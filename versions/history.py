@@ -18,6 +18,7 @@ from typing import Any
 
 from stages.shared import yaml12
 from stages.shared.cli import InputError
+from stages.shared.cli import printable as printable
 
 RAW, TEST, LOCK = "data/raw", "data/test", "dvc.lock"
 METRICS, OUTCOMES = "metrics/evaluate.json", "metrics/outcomes.jsonl"
@@ -78,11 +79,6 @@ def git(*arguments: str, given: bytes = b"", index: Path | None = None) -> bytes
         reason = ran.stderr.decode("utf-8", "replace").strip().split("\n")[0]
         raise InputError(f"git {arguments[0]}: {printable(reason)}")
     return ran.stdout
-
-
-def printable(text: str) -> str:
-    """The text on one line, with nothing in it that could steer a terminal."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def require_root() -> None:

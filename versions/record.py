@@ -56,7 +56,7 @@ def pipeline(content: bytes, params: bytes = b"{}") -> dict[str, Declared]:
     try:
         stages = history.parse_yaml(content, PIPELINE).get("stages", {})
         return dict(named for name, entry in stages.items() for named in _laid_out(str(name), entry, context))
-    except (AttributeError, KeyError, StopIteration, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:  # RuntimeError: an empty {}
         raise InputError(f"{PIPELINE} can't be followed: {history.printable(str(error) or repr(error))}") from None
 
 

@@ -216,11 +216,11 @@ def pointed_here(goal: Goal) -> set[str]:
 def refuse_altered(findings: list[Finding], rev: str) -> None:
     altered = [finding for finding in findings if finding.actual]
     if altered:
-        lines = "\n  ".join(map(str, altered))
         raise AlteredError(
-            f"the DVC cache is altered, nothing was restored:\n  {lines}\n"
-            f"Remove these files from the cache, then: python -m tools.rollback {rev}\n"
-            "It fetches them from a remote, or names the stage that makes them again."
+            "the DVC cache is altered, nothing was restored:",
+            *(f"  {finding}" for finding in altered),
+            f"Remove these files from the cache, then: python -m tools.rollback {rev}",
+            "It fetches them from a remote, or names the stage that makes them again.",
         )
 
 
@@ -228,11 +228,11 @@ def missing_outs(findings: list[Finding], goal: Goal, rev: str, allowed: bool) -
     """The outputs that can't be had. Raises MissingError unless that is allowed, or they are only pages."""
     absent = sorted({finding.out for finding in findings})
     if not allowed and not set(absent) <= set(PAGES):
-        lines = "\n  ".join(map(str, findings))
+        lines = [f"  {finding}" for finding in findings]
         stages = " ".join(dict.fromkeys(goal.made_by[out] for out in goal.made_by if out in absent))
         again = f"python -m tools.rollback {rev} --allow-missing && dvc repro {stages}"
         advice = f"To make it again: {again}" if stages else "It was added with `dvc add`: only a remote can have it."
-        raise MissingError(f"neither cache nor remote has it, nothing was restored:\n  {lines}\n{advice}")
+        raise MissingError("neither cache nor remote has it, nothing was restored:", *lines, advice)
     return absent
 
 
@@ -294,7 +294,7 @@ def verify(goal: Goal) -> None:
         Finding(path, path, md5, hashes[path]) for path, md5 in (goal.files | goal.outs).items() if md5 != hashes[path]
     ]
     if wrong:
-        raise AlteredError("not restored, though the cache was sound:\n  " + "\n  ".join(map(str, wrong)))
+        raise AlteredError("not restored, though the cache was sound:", *(f"  {finding}" for finding in wrong))
 
 
 def roll_back(rev: str, data_only: bool, allow_missing: bool) -> Iterator[str]:

@@ -64,10 +64,7 @@ def load(file: Path) -> Labelling:
     """
     if not file.is_file() or not file.read_bytes().strip():
         return Labelling()
-    try:
-        sections = yaml12.parse(file.read_text(encoding="utf-8"), str(file))
-    except UnicodeDecodeError as error:
-        raise cli.InputError(f"{file}: {error}") from error
+    sections = yaml12.parse(cli.read_text(file), str(file))
     if "labelling" not in sections:
         return Labelling()
     return params.load("labelling", Labelling, file)

@@ -48,7 +48,7 @@ def read(folder: Path, rules: contract.Contract) -> list[Case]:
     problems += [f"{folder}: id {name!r} occurs {count} times" for name, count in counts.items() if count > 1]
     if problems:
         more = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-        raise InputError("\n".join([*problems[:SHOWN], *more]))
+        raise InputError(*problems[:SHOWN], *more)
     return tests
 
 

@@ -12,7 +12,43 @@ import click
 
 
 class InputError(click.ClickException, ValueError):
-    """Something that was given can't be used. The command prints the message, which names it, and exits with 1."""
+    """Something that was given can't be used. The command prints the message, which names it, and exits with 1.
+
+    Each argument is a line: a line break or a control character inside one, as of a file's name, is printed escaped.
+    """
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+    def format_message(self) -> str:
+        return "\n".join(map(printable, self.lines))
+
+
+class Command(click.Command):
+    """A command that ends in one line, too, where the system refuses a file: a full disk, a folder for a file."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):  # click ends quietly
+                raise
+            name = os.fsdecode(error.filename) + ": " if isinstance(error.filename, (str, bytes, Path)) else ""
+            raise InputError(f"{name}{error.strerror or error}") from error
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file. Raises InputError naming it."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {error.strerror if isinstance(error, OSError) else error}") from error
+
+
+def printable(text: str) -> str:
+    """The text on one line, with nothing in it that could steer a terminal."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def path_option(name: str, text: str, **options: Any) -> Callable[[Any], Any]:

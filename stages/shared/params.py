@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 from annotated_types import Ge, Gt, Le
 
-from stages.shared import yaml12
+from stages.shared import cli, yaml12
 from stages.shared.cli import InputError
 
 PARAMS = Path("params.yaml")
@@ -29,11 +29,9 @@ def load(name: str, section: type[Section], path: Path = PARAMS) -> Section:
     from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
     try:
-        document = yaml12.parse(path.read_text(encoding="utf-8"), str(path))
+        document = yaml12.parse(cli.read_text(path), str(path))
     except InputError as error:
         raise ParamsError(error.message) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path}: {error}") from error
     if name not in document:
         raise ParamsError(f"{path}: section '{name}' is missing")
     # JSON mode: strict about types, yet it accepts a list for a tuple and 1 for 1.0 as YAML authors expect.
@@ -41,7 +39,7 @@ def load(name: str, section: type[Section], path: Path = PARAMS) -> Section:
     try:
         return TypeAdapter(strict(section)).validate_json(json.dumps(document[name]))
     except ValidationError as error:
-        raise ParamsError("\n".join(_lines(path, name, error.errors()))) from error
+        raise ParamsError(*_lines(path, name, error.errors())) from error
     except (TypeError, ValueError) as error:
         raise ParamsError(f"{path}: {name}: {error}") from error
 

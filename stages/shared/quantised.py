@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from stages.shared import launching
+from stages.shared import launching, loading
 from stages.shared.loading import Device
 
 
 def load(base: Path, chosen: Device) -> Any:
     """The base model in NF4 with double quantisation (Dettmers et al. 2023, QLoRA), on the device."""
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
 
     dtype = getattr(torch, chosen.train_dtype)
     quantisation = BitsAndBytesConfig(
@@ -21,14 +21,11 @@ def load(base: Path, chosen: Device) -> Any:
         # Only weights that are stored in a floating type can be sharded.
         bnb_4bit_quant_storage=dtype if launching.sharded() else torch.uint8,
     )
-    model = AutoModelForCausalLM.from_pretrained(
+    model = loading.network(
         base,
         quantization_config=quantisation,
         dtype=dtype,
         device_map={"": launching.gpu() if chosen.name == "cuda" else "cpu"},
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
     )
     _keep_weights_in_place(model)
     return model

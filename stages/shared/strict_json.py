@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from stages.shared import cli
 from stages.shared.cli import InputError
 
 MAX_DEPTH = 100  # deeper values would exhaust Python's stack in the recursive comparisons
@@ -102,10 +103,11 @@ def same(left: Any, right: Any) -> bool:
 def read(path: Path) -> Any:
     """Return the value of a JSON file. Raises JsonError naming the file, also when it is missing or not UTF-8."""
     try:
-        return parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise JsonError(f"{path}: {reason}") from error
+        return parse(cli.read_text(path))
+    except JsonError as error:
+        raise JsonError(f"{path}: {error}") from error
+    except InputError as error:
+        raise JsonError(error.message) from error
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:

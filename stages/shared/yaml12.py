@@ -33,11 +33,15 @@ for _tag, _pattern, _first in (
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value, 16 if "x" in node.value else 10))
 
 
+# PyYAML's constructors trust the tags that a text may give any scalar: `!!timestamp x`, `!!bool x`, `!!float ''`.
+UNREADABLE = (yaml.YAMLError, RecursionError, ValueError, TypeError, ArithmeticError, AttributeError, LookupError)
+
+
 def parse(text: str, name: str) -> dict[str, Any]:
     """Return the mapping that a YAML text is. Raises InputError naming `name` for anything else."""
     try:
         document = yaml.load(text, Loader=_Loader)  # noqa: S506  # a safe loader
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{name}: {' '.join(str(error).split())[:300]}") from None
     if not isinstance(document, dict):
         raise InputError(f"{name}: a mapping is expected")
