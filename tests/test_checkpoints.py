@@ -168,7 +168,7 @@ def test_a_torn_checkpoint_is_named(
 
 
 def test_what_differs_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    other = store(tmp_path, 2, seed=2, rank=4)
+    other = store(tmp_path, 1, 2, seed=2, rank=4)
     assert store(tmp_path).latest() is None
     left = other.folder / "checkpoint-2"
     assert capsys.readouterr().err == f"train: checkpoint {left} is of other inputs (params.seed): starting anew\n"

@@ -98,7 +98,7 @@ def test_the_next_run_takes_the_longest_rows_together() -> None:
 SHAPE = memory.shape_of(MODELS[plan.DEFAULT]["config"], plan.DEFAULT)
 
 
-def needed(**changes: int) -> int:
+def needed(**changes: Any) -> int:
     return int(memory.needed(SHAPE, plan.next_run(replace(SETTINGS, **changes), DEVICE, ROWS))) + 1
 
 

@@ -59,7 +59,8 @@ class Store:
                 return checkpoint
             click.echo(f"train: checkpoint {checkpoint} {problem}: removed", err=True)
             shutil.rmtree(checkpoint)
-        for checkpoint in sorted(path.parent for path in self.root.glob(f"*/checkpoint-*/{SEAL}")):
+        others = {path.parent.parent: path.parent for path in sorted(self.root.glob(f"*/checkpoint-*/{SEAL}"))}
+        for checkpoint in others.values():
             click.echo(f"train: checkpoint {checkpoint} {self._problem(checkpoint)}: starting anew", err=True)
         return None
 
