@@ -41,9 +41,10 @@ def of_turns(row_id: str, turns: Sequence[Turn], rules: contract.Contract, part:
     """One example per assistant turn; the turns before it are its prompt. Raises JsonError for a broken answer."""
     answers = [number for number, turn in enumerate(turns) if turn["role"] == "assistant"]
     found = []
-    for name, number in zip(rows.example_ids(row_id, len(answers)), answers, strict=True):
+    for count, number in enumerate(answers, start=1):
         answer = turns[number]["content"]
         kind = rules.kind(strict_json.parse(answer))
+        name = row_id if len(answers) == 1 else f"{row_id}#{count}"
         found.append(Example(name, row_id, kind, list(turns[:number]), answer, part))
     return found
 
@@ -61,4 +62,4 @@ def of_row(row: rows.Row, rules: contract.Contract, part: str = "") -> list[Exam
                 raise InputError(f"answer: {broken}")
             content = strict_json.compact(value)
         turns.append({"role": turn["role"], "content": content})
-    return of_turns(rows.row_id(row), turns, rules, part)
+    return of_turns(row.id or rows.content_id(row.turns), turns, rules, part)
