@@ -57,9 +57,21 @@ def of_row(row: rows.Row, rules: contract.Contract, part: str = "") -> list[Exam
     for turn in row.turns:
         content = turn["content"]
         if turn["role"] == "assistant":
-            value = contract.parse_answer(content)
+            try:
+                value = contract.parse_answer(content)
+            except strict_json.JsonError as error:
+                raise InputError(f"answer: {error}{hint(content)}") from None
             if broken := rules.error(value):
                 raise InputError(f"answer: {broken}")
             content = strict_json.compact(value)
         turns.append({"role": turn["role"], "content": content})
     return of_turns(row.id or rows.content_id(row.turns), turns, rules, part)
+
+
+def hint(answer: str) -> str:
+    """What people usually meant when an answer is not JSON."""
+    if answer.lstrip().startswith("```"):
+        return " (take the code fence away)"
+    if answer.lstrip().startswith("{'"):
+        return " (single quotes: this is Python's spelling, not JSON)"
+    return " (a comma before the closing bracket)" if answer.rstrip().endswith((",}", ", }", ",]")) else ""
