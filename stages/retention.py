@@ -98,7 +98,8 @@ def document(tokenizer: Any, row: Document) -> Query:
 def ask(rows: Rows, model: Any, name: str) -> Result:
     """Raises InputError for a row beyond the model's context, where a likelihood means nothing."""
     longest = model.config.max_position_embeddings
-    for row, query in zip([*rows.items, *rows.documents], rows.queries, strict=True):
+    asked: list[Item | Document] = [*rows.items, *rows.documents]
+    for row, query in zip(asked, rows.queries, strict=True):
         if (tokens := len(query.context) + max(map(len, query.continuations))) > longest:
             raise cli.InputError(f"{row.id}: {tokens} tokens, and the model reads {longest}; cut the row in pieces")
     ratings = loglikelihood.rate(model, rows.queries, f"retention: {name}")
@@ -140,8 +141,8 @@ def change(rows: Rows, before: Result, after: Result) -> dict[str, Any]:
 def judge(changed: dict[str, Any], settings: Params) -> list[Limit]:
     """The limits of params.yaml against what training changed."""
     accuracy = changed["accuracy"]
-    lost = [0 - accuracy[name] for name in ("difference", "high", "low")]
-    ratio = [changed[name] for name in ("ratio", "ratio_low", "ratio_high")]
+    lost = (0 - accuracy["difference"], 0 - accuracy["high"], 0 - accuracy["low"])
+    ratio = (changed["ratio"], changed["ratio_low"], changed["ratio_high"])
     return [
         Limit("accuracy lost on general questions, base minus tuned", *lost, settings.tolerated_drop, accuracy["n"]),
         Limit("perplexity of plain text, tuned over base", *ratio, settings.tolerated_ratio, changed["documents"]),

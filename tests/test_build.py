@@ -7,7 +7,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import Result
-from conftest import SCHEMA, invoke, read_json, read_rows, write_rows
+from conftest import SCHEMA, configure, invoke, read_json, read_rows, write_rows
 
 from stages import build
 from stages.shared import contract, examples, rows, strict_json
@@ -147,6 +147,17 @@ def test_prefixes(here: Path, base: Path, sound: list[build.Conversation]) -> No
     assert len(prefixes["few_shot"]) == 1 + 2 * 12
     held_out = {row["id"] for row in read_rows(here / "chat" / "valid.jsonl")}
     assert not held_out & set(read_json(here / "build.json")["few_shot_ids"])
+
+
+def test_the_knobs_of_the_stage(here: Path, base: Path, sound: list[build.Conversation]) -> None:
+    knobs = {"valid_share": 0.5, "train_rows": 7, "max_refused": 1.0, "few_shot_examples": 3}
+    configure(here, build=knobs, chat={"max_length": 90}, contract={"discriminator": "title"})
+    assert run(base, [*sound, row("long", "word " * 200)], [row("t1", "a test")]).exit_code == 0
+    counts = read_json(here / "build.json")
+    assert (counts["train"]["examples"] + counts["refused"], len(counts["few_shot_ids"])) in ((7, 3), (8, 3))
+    assert 20 <= counts["valid"]["examples"] <= 40
+    assert counts["train"]["tokens_longest"] <= 90
+    assert counts["test"]["kinds"] == {"a test": 1}
 
 
 def test_no_training_rows_is_an_error(here: Path, base: Path) -> None:

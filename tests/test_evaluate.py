@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from conftest import SCHEMA, invoke, read_json, read_rows, write_rows
+from conftest import SCHEMA, configure, invoke, read_json, read_rows, write_rows
 
 from stages import evaluate
 from stages.shared import contract, scoring, stats
@@ -148,6 +148,12 @@ def test_held_out_figures_are_those_of_the_held_out_rows(here: Path) -> None:
     held_out = detail["held_out"]["tuned"]
     assert (held_out["n"], held_out["exact_match"], list(held_out["slices"]["kind"])) == (3, 1 / 3, ["list"])
     assert set(detail["computed_from"]) == {"test", "schema", "adapter", "base", "versions"}
+
+
+def test_the_contract_of_the_params_tells_the_kinds(here: Path) -> None:
+    configure(here, contract={"discriminator": "priority"})
+    run(tuned=ONE_WRONG)
+    assert (here / "confusion.csv").read_text("utf-8").startswith("expected,given\ncreate,(none)\ncreate,medium\n")
 
 
 def test_outcomes_hold_all_that_a_reader_needs(here: Path) -> None:

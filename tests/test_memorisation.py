@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from conftest import invoke, read_json, write_rows
+from conftest import configure, invoke, read_json, write_rows
 from taught import PREFIX, save, teach
 
 from stages import memorisation
@@ -45,11 +45,12 @@ def test_a_model_that_recites_its_training_rows_breaks_the_limit(here: Path, bas
     answers = [chat.answer_ids(tokenizer, example.answer) for example in TRAIN]
     teach(model, [(prompt + ids[: len(ids) // 2], ids[len(ids) // 2 :]) for ids in answers])
     save(model, loading.load_tokenizer(base), here / "merged")
+    configure(here, memorisation={"sample": 3, "tolerated": 0.5})
     assert run(here / "merged").exit_code == 0
     metrics, detail = written(here)
     assert metrics == {"extracted_train": 1.0, "extracted_test": 0.0, "extracted_difference": 1.0}
     (limit,) = detail["limits"]
-    assert (limit["value"], limit["limit"], limit["n"], limit["holds"]) == (1.0, 0.05, 3, False)
+    assert (limit["value"], limit["limit"], limit["n"], limit["holds"]) == (1.0, 0.5, 3, False)
     assert sorted(detail["without_request"]["extracted_ids"]) == ["r0", "r1", "r2"]
     assert detail["without_request"]["train"]["extracted"] == 1.0
     assert not any(words in json.dumps(detail) for words in SECRETS)
@@ -104,9 +105,11 @@ def test_answers_of_both_splits_are_left_out_and_each_counts_once() -> None:
 
 
 def test_what_was_left_out_is_counted(here: Path, merged: Path) -> None:
+    configure(here, memorisation={"sample": 1})
     assert run(merged, [*TEST, TRAIN[0]]).exit_code == 0
-    left_out = {"train": {"rows": 3, "in_both": 1}, "test": {"rows": 4, "in_both": 1}}
-    assert written(here)[1]["left_out"] == left_out
+    detail = written(here)[1]
+    assert detail["left_out"] == {"train": {"rows": 3, "in_both": 1}, "test": {"rows": 4, "in_both": 1}}
+    assert [detail["with_request"][split]["n"] for split in ("train", "test")] == [1, 1]
 
 
 def test_more_rows_move_the_sample_only_by_those_that_come_in() -> None:

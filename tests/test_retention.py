@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import ROOT, invoke, read_json, read_rows, write_rows
+from conftest import ROOT, configure, invoke, read_json, read_rows, write_rows
 
 from stages import retention
 from stages.retention import Document, Item, Result, Rows
@@ -135,6 +135,7 @@ def run(base: Path, merged: Path, items: list[dict[str, Any]]) -> Any:
 
 
 def test_the_stage_asks_three_models_and_writes_what_they_chose(here: Path, base: Path, merged: Path) -> None:
+    configure(here, retention={"tolerated_drop": 0.3, "tolerated_ratio": 7.0})
     ran = run(base, merged, ITEMS)
     assert ran.exit_code == 0, ran.output
     metrics, detail, lines = read_json(here / "m.json"), read_json(here / "d.json"), read_rows(here / "o.jsonl")
@@ -153,6 +154,6 @@ def test_the_stage_asks_three_models_and_writes_what_they_chose(here: Path, base
     assert metrics["accuracy_change"] == pytest.approx(metrics["accuracy_tuned"] - metrics["accuracy_base"])
     ratio_off = detail["tuned"]["perplexity"] / detail["adapter_off"]["perplexity"]
     assert detail["tuned_over_adapter_off"]["ratio"] == pytest.approx(ratio_off)
-    assert [limit["limit"] for limit in detail["limits"]] == [0.05, 2.0]
+    assert [limit["limit"] for limit in detail["limits"]] == [0.3, 7.0]
     assert detail["computed_from"]["items"] == hashes.of_file(here / "items.jsonl")
     assert detail["computed_from"]["adapter"] == "a" * 64

@@ -256,6 +256,13 @@ def test_what_stops_the_pipeline_is_a_setting(here: Path, stop_at: str, train: l
     assert "`min_value` of `train` in " in result.output
 
 
+def test_settings_reach_the_figures(here: Path) -> None:
+    configure(here, validate={"templated": 0.1, "usage": "elsewhere"})
+    result = run(here, TRAIN, TEST)
+    assert strict_json.read(here / "detail.json")["checklist"]["clean"]["templated"]["both"]["value"] == 1.0
+    assert "(no requests in elsewhere)" in result.output
+
+
 def test_without_rules_a_title_may_look_as_it_likes(here: Path) -> None:
     rows = [*TRAIN, {"instruction": "pay the rent", "output": answer(title="pay the rent")}]
     assert run(here, rows, TEST, rules=here / "none.yaml").exit_code == 0

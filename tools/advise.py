@@ -70,8 +70,8 @@ def figures(file: Path, path: str, *names: str) -> Any:
 def measured() -> Measured:
     gain = figures(EVALUATED, "gain_over_few_shot", "exact_match", "low", "high")
     rate = ("exact_match", "exact_match_low", "exact_match_high")
-    right = [figures(EVALUATED, system, *rate) for system in ("few_shot", "tuned")]
-    known = Measured(*right, gain, figures(TRAINED, "", "rows")[0])
+    few_shot, tuned = (figures(EVALUATED, system, *rate) for system in ("few_shot", "tuned"))
+    known = Measured(few_shot, tuned, gain, figures(TRAINED, "", "rows")[0])
     if not LATENCY.is_file():
         return known
     tokens = figures(LATENCY, "systems.few_shot", "prompt_tokens", "answer_tokens")
