@@ -45,12 +45,12 @@ def test_a_model_that_recites_its_training_rows_breaks_the_limit(here: Path, bas
     answers = [chat.answer_ids(tokenizer, example.answer) for example in TRAIN]
     teach(model, [(prompt + ids[: len(ids) // 2], ids[len(ids) // 2 :]) for ids in answers])
     save(model, loading.load_tokenizer(base), here / "merged")
-    configure(here, memorisation={"sample": 3, "tolerated": 0.5})
+    configure(here, memorisation={"sample": 3, "tolerated": 0.1})
     assert run(here / "merged").exit_code == 0
     metrics, detail = written(here)
     assert metrics == {"extracted_train": 1.0, "extracted_test": 0.0, "extracted_difference": 1.0}
     (limit,) = detail["limits"]
-    assert (limit["value"], limit["limit"], limit["n"], limit["holds"]) == (1.0, 0.5, 3, False)
+    assert (limit["value"], limit["limit"], limit["n"], limit["holds"]) == (1.0, 0.1, 3, False)
     assert sorted(detail["without_request"]["extracted_ids"]) == ["r0", "r1", "r2"]
     assert detail["without_request"]["train"]["extracted"] == 1.0
     assert not any(words in json.dumps(detail) for words in SECRETS)
