@@ -22,7 +22,8 @@ from typing import Any
 import click
 
 from experiments import trial
-from stages.shared import chat, cli, generate, loading, params, prefix_sharing, quantised, stats, strict_json, writing
+from stages.shared import chat, cli, loading, params, quantised, stats, strict_json, writing
+from stages.shared.loglikelihood import Query, rate
 
 KINDS, TIMES, EACH = ("said", "unsaid"), (1, 2, 8), 8
 CODES, SEED = 256, 17  # codes that a canary is ranked among, itself included: at most 8 bits
@@ -83,14 +84,6 @@ def decoys(canary: Canary, planted: list[Canary]) -> list[str]:
     return [code for code in (f"{number:06d}" for number in drawn) if code not in known][: CODES - 1]
 
 
-@dataclass(frozen=True)
-class Query:
-    """Token ids: a prompt with the answer up to the code, and the codes, the true one first."""
-
-    context: list[int]
-    codes: list[list[int]]
-
-
 def rows(planted: list[Canary]) -> Iterator[dict[str, Any]]:
     """The pipeline's own training examples, and each canary as often as it says."""
     yield from strict_json.read_jsonl(Path(TRAIN))
@@ -106,6 +99,7 @@ def prompt(tokenizer: Any, prefix: list[chat.Turn], request: str) -> list[int]:
 
 
 def query(tokenizer: Any, prefix: list[chat.Turn], canary: Canary, way: str, others: list[str]) -> Query:
+    """The prompt with the answer up to the code, and the codes, the true one first."""
     request = {"answer_alone": "", "with_request": canary.request}[way]
     start = chat.answer_ids(tokenizer, canary.before)[:-1]
     written = [chat.answer_ids(tokenizer, canary.before + code)[:-1] for code in (canary.code, *others)]
@@ -114,19 +108,13 @@ def query(tokenizer: Any, prefix: list[chat.Turn], canary: Canary, way: str, oth
     return Query(prompt(tokenizer, prefix, request) + start, [ids[len(start) :] for ids in written])
 
 
-def likelihoods(model: Any, query: Query) -> list[float]:
-    """The log-likelihood of each code."""
-    import torch
-
-    unscored = [prefix_sharing.IGNORED] * len(query.context)
-    batch = prefix_sharing.collate([{"input_ids": query.context + c, "labels": unscored + c} for c in query.codes])
-    labels = batch.pop("labels")[0, 1:]
-    scored = (labels != prefix_sharing.IGNORED).nonzero()[:, 0]
-    with torch.inference_mode(), prefix_sharing.attention(model):
-        inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        logits = model(**inputs, use_cache=False, logits_to_keep=scored.to(model.device)).logits[0]
-    values = logits.float().log_softmax(-1).cpu().gather(1, labels[scored, None])[:, 0].double()
-    return [float(part.sum()) for part in values.split([len(code) for code in query.codes])]
+def half(tokenizer: Any, prefix: list[chat.Turn], canary: Canary, way: str) -> Query:
+    """The prompt with the first half of the answer, and the rest; `with_request` means the request of the row."""
+    request, answer = (turn["content"] for turn in canary.turns())
+    ids = chat.answer_ids(tokenizer, answer)[:-1]
+    middle = (len(ids) + 1) // 2
+    start = prompt(tokenizer, prefix, "" if way == "answer_alone" else request)
+    return Query(start + ids[:middle], [ids[middle:]])
 
 
 def exposure(scores: list[float]) -> float:
@@ -135,49 +123,33 @@ def exposure(scores: list[float]) -> float:
     return math.log2(len(scores)) - math.log2(rank)
 
 
-def continued(model: Any, tokenizer: Any, begun: list[list[int]], rests: list[list[int]]) -> list[bool]:
-    """Whether greedy decoding goes on with each rest, and whatever follows."""
-    answers = dict(generate.greedy(model, tokenizer, begun, max(map(len, rests)), 16))
-    texts = [tokenizer.decode(rest, clean_up_tokenization_spaces=False) for rest in rests]
-    return [answers[index].text.startswith(text) for index, text in enumerate(texts)]
-
-
-def recited(model: Any, tokenizer: Any, prefix: list[chat.Turn], planted: list[Canary], way: str) -> list[bool]:
-    """Whether the whole answer comes out after its first half; `with_request` means the request of the row itself."""
-    turns = [canary.turns() for canary in planted]
-    answers = [chat.answer_ids(tokenizer, answer["content"])[:-1] for _, answer in turns]
-    requests = ["" if way == "answer_alone" else request["content"] for request, _ in turns]
-    halves = [(ids[: (len(ids) + 1) // 2], ids[(len(ids) + 1) // 2 :]) for ids in answers]
-    begun = [prompt(tokenizer, prefix, r) + half for r, (half, _) in zip(requests, halves, strict=True)]
-    return continued(model, tokenizer, begun, [rest for _, rest in halves])
-
-
 def ask(adapter: Path, planted: list[Canary]) -> dict[str, list[Known]]:
     """How well the base with this adapter knows each canary, by way; in float32, so that rounding makes no equals."""
     from peft import PeftModel
-    from tqdm import tqdm
 
     _, device = loading.device(params.load("compute", loading.Params).device)
     tokenizer, prefix = loading.load_tokenizer(BASE), strict_json.read(PREFIX)
     model = PeftModel.from_pretrained(quantised.dequantised(BASE, device), adapter).merge_and_unload().eval()
     known = {}
     for way in ("answer_alone", "with_request"):
-        queries = [query(tokenizer, prefix, canary, way, decoys(canary, planted)) for canary in planted]
-        exposures = [exposure(likelihoods(model, each)) for each in tqdm(queries, desc=f"canaries, {way}")]
-        extracted = continued(model, tokenizer, [q.context for q in queries], [q.codes[0] for q in queries])
-        copies = recited(model, tokenizer, prefix, planted, way)
-        known[way] = [Known(*parts) for parts in zip(exposures, extracted, copies, strict=True)]
+        coded = [query(tokenizer, prefix, canary, way, decoys(canary, planted)) for canary in planted]
+        codes = rate(model, coded, f"canaries, {way}: codes")
+        halves = rate(model, [half(tokenizer, prefix, c, way) for c in planted], f"canaries, {way}: halves")
+        known[way] = [
+            Known(exposure([rating.nats for rating in ratings]), ratings[0].greedy, rest.greedy)
+            for ratings, (rest,) in zip(codes, halves, strict=True)
+        ]
     return known
 
 
 def figures(planted: list[Canary], known: list[Known]) -> dict[str, Any]:
     """By kind and repetitions: n, exposure (mean, least, most), and the shares extracted and recited."""
-    cells: dict[str, Any] = {}
+    cells: dict[str, Any] = {kind: {} for kind in KINDS}
     for kind, times in product(KINDS, TIMES):
         both = zip(planted, known, strict=True)
         here = [one for canary, one in both if (canary.kind, canary.times) == (kind, times)]
         bits = [one.exposure for one in here]
-        cells.setdefault(kind, {})[str(times)] = {
+        cells[kind][str(times)] = {
             "n": len(here),
             **{"exposure": sum(bits) / len(bits), "exposure_least": min(bits), "exposure_most": max(bits)},
             **stats.rate("extracted", (one.extracted for one in here)),
@@ -195,8 +167,8 @@ def main(scratch: Path, out: Path) -> None:
     trial.prepare(folder, {}, {TRAIN: rows(planted)})
     trial.run(folder, "train")
     adapters = {"planted": folder / ADAPTER, "control": ADAPTER}
-    known = {name: ask(adapter, planted) for name, adapter in adapters.items()}
-    cells = {name: {way: figures(planted, part) for way, part in ways.items()} for name, ways in known.items()}
+    known = {name: ask(adapter, planted).items() for name, adapter in adapters.items()}
+    cells = {name: {way: figures(planted, part) for way, part in ways} for name, ways in known.items()}
     origins = {name: strict_json.read(adapter / "made_from.json") for name, adapter in adapters.items()}
     made = {"adapters": {name: origin["adapter"] for name, origin in origins.items()}}
     made |= {name: origins["planted"][name] for name in ("base", "device", "versions")}

@@ -12,14 +12,7 @@ from stages.shared import cli, strict_json, writing
 from tools import table
 
 FOLDER = Path("metrics/experiments")
-SERIES = ("same epochs", "enough steps")
-CODE_IN_REQUEST = {"said": "yes", "unsaid": "no"}
 Figures = dict[str, Any]
-
-
-def interval(figures: Figures, name: str, digits: int = 3) -> str:
-    value, low, high = (figures[name + end] for end in ("", "_low", "_high"))
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def bits(figures: Figures) -> str:
@@ -28,16 +21,16 @@ def bits(figures: Figures) -> str:
 
 def learning_curve(result: Figures) -> list[str]:
     """Both series, size by size, and a drawing that GitHub renders; sizes double, so each gets one place."""
-    pairs = list(zip(*(result["series"][name] for name in SERIES), strict=True))
-    columns = [f"{column}, {name}" for name in SERIES for column in ("epochs, steps", "exact match")]
+    names = ("same epochs", "enough steps")
+    pairs = list(zip(*(result["series"][name] for name in names), strict=True))
+    columns = [f"{column}, {name}" for name in names for column in ("epochs, steps", "exact match")]
     cells = [
         [pair[0]["rows"], pair[0]["examples"]]
-        + [cell for p in pair for cell in (f"{p['epochs']:g}, {p['steps']}", interval(p, "exact_match"))]
+        + [cell for p in pair for cell in (f"{p['epochs']:g}, {p['steps']}", table.cell(p, "exact_match"))]
         for pair in pairs
     ]
     same, enough = (", ".join(f"{p['exact_match']:.3f}" for p in part) for part in zip(*pairs, strict=True))
-    sizes = ", ".join(str(pair[0]["rows"]) for pair in pairs)
-    axes = [f'  x-axis "training rows" [{sizes}]', '  y-axis "exact match" 0 --> 1']
+    axes = [f'  x-axis "training rows" [{", ".join(str(row[0]) for row in cells)}]', '  y-axis "exact match" 0 --> 1']
     chart = ["```mermaid", "xychart-beta", *axes, f"  bar [{enough}]", f"  line [{same}]", "```"]
     return [*table.grid(["rows", "answers", *columns], cells), "", *chart]
 
@@ -46,7 +39,7 @@ def ten_times(result: Figures) -> list[str]:
     """What each training was and reached, the comparisons, and what the gate let through."""
     arms = [
         [name, arm["rows"], arm["epochs"], arm["steps"], f"{arm['tokens']:,}"]
-        + [interval(arm, rate) for rate in ("exact_match", "json_valid")]
+        + [table.cell(arm, rate) for rate in ("exact_match", "json_valid")]
         for name, arm in result["arms"].items()
     ]
     compared = [[c["of"], c["over"], table.signed(c, "exact_match"), f"{c['p_value']:.2g}"] for c in result["compared"]]
@@ -72,10 +65,9 @@ def canaries(result: Figures) -> list[str]:
     for way, kinds in result["planted"].items():
         for kind, times in ((kind, times) for kind, cells in kinds.items() for times in cells):
             cell, control = kinds[kind][times], result["control"][way][kind][times]
-            rates = [interval(cell, rate, 2) for rate in ("extracted", "recited")]
-            rows.append(
-                [CODE_IN_REQUEST[kind], times, way.replace("_", " "), cell["n"], bits(cell), *rates, bits(control)]
-            )
+            rates = [table.cell(cell, rate, 2) for rate in ("extracted", "recited")]
+            asked = [{"said": "yes", "unsaid": "no"}[kind], times, way.replace("_", " "), cell["n"]]
+            rows.append([*asked, bits(cell), *rates, bits(control)])
     measured = ["n", "exposure, bits", "extracted", "recited", "control, bits"]
     return table.grid(["code in the request", "rows each", "asked with", *measured], rows)
 
@@ -87,10 +79,12 @@ def seeds(result: Figures) -> list[str]:
         + [f"{result[part][metric]:.4f}" for part in ("spread", "sigma_seed")]
         for metric, rates in result["rates"].items()
     ]
-    lines = table.grid(
-        [f"{result['seeds']} trainings, {result['n']} test rows", "range", "spread", "of the seed"], rows
-    )
-    return [*lines, "", f"Two of them disagree on {result['flipping']:.1%} of the answers, by whether they are exact."]
+    header = [f"{result['seeds']} trainings, {result['n']} test rows", "range", "spread", "of the seed"]
+    return [
+        *table.grid(header, rows),
+        "",
+        f"Two of them disagree on {result['flipping']:.1%} of the answers, by whether they are exact.",
+    ]
 
 
 PARTS = {"learning_curve": learning_curve, "ten_times": ten_times, "canaries": canaries, "seeds": seeds}
@@ -103,14 +97,9 @@ def written(page: str, folder: Path = FOLDER) -> str:
     """
     names = [name for name in PARTS if (folder / f"{name}.json").is_file() or f"<!-- {name} -->" in page]
     if not names:
-        raise cli.InputError(
-            f"nothing to write: no results in {folder}, and no marks such as <!-- {next(iter(PARTS))} -->"
-        )
+        raise cli.InputError(f"no results in {folder}, and no marks such as <!-- {next(iter(PARTS))} -->")
     for name in names:
-        marks = f"<!-- {name} -->", f"<!-- /{name} -->"
-        if [page.count(mark) for mark in marks] != [1, 1] or page.index(marks[0]) > page.index(marks[1]):
-            raise cli.InputError(f"the page needs {marks[0]} and {marks[1]}, once each and in this order")
-        page = table.put(page, PARTS[name](strict_json.read(folder / f"{name}.json")), marks)
+        page = table.put(page, name, PARTS[name](strict_json.read(folder / f"{name}.json")))
     return page
 
 
@@ -119,6 +108,8 @@ def written(page: str, folder: Path = FOLDER) -> str:
 def main(page: Path) -> None:
     try:
         document = written(cli.read_text(page))
+    except table.MarkError as error:
+        raise cli.InputError(f"{page}: {error}") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise cli.InputError(f"{FOLDER}: not the figures that this version writes ({error!r})") from error
     with writing.replacing(page) as file:

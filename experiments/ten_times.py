@@ -9,8 +9,10 @@ ones: all answer the same test rows, and are compared answer by answer.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +27,15 @@ LARGE, SMALL, DOSES = 500, (50, 100), (0.5, 0.9)
 SEED = 17
 OUT = Path("metrics/experiments/ten_times.json")
 TRAIN = "data/chat/train.jsonl"
-RATES = ("exact_match", "json_valid")
+
+
+def answer_of(row: Row) -> str:
+    return str(row["turns"][-1]["content"])
 
 
 def with_answer(row: Row, answer: str) -> Row:
     """The row with another last answer."""
     return row | {"turns": [*row["turns"][:-1], row["turns"][-1] | {"content": answer}]}
-
-
-def answer_of(row: Row) -> str:
-    return str(row["turns"][-1]["content"])
 
 
 def another_answer(row: Row, rows: list[Row], rng: random.Random) -> str:
@@ -78,21 +79,14 @@ def near_duplicate(row: Row, rows: list[Row], rng: random.Random) -> Row:
     """Instead of the row another one once more, two letters of its first request exchanged: right, and nothing new."""
     twin = rng.choice(rows)
     number = next(n for n, turn in enumerate(twin["turns"]) if turn["role"] == "user")
-    text = twin["turns"][number]["content"]
-    places = [n for n in range(len(text) - 1) if text[n].isalpha() and text[n + 1].isalpha() and text[n] != text[n + 1]]
-    at = rng.choice(places)
-    said = text[:at] + text[at + 1] + text[at] + text[at + 2 :]
-    turns = [turn | {"content": said} if n == number else turn for n, turn in enumerate(twin["turns"])]
+    text = list(twin["turns"][number]["content"])
+    at = rng.choice([n for n, (a, b) in enumerate(pairwise(text)) if a.isalpha() and b.isalpha() and a != b])
+    text[at : at + 2] = text[at + 1], text[at]
+    turns = [turn | {"content": "".join(text)} if n == number else turn for n, turn in enumerate(twin["turns"])]
     return row | {"turns": turns}
 
 
-RECIPE: tuple[Callable[[Row, list[Row], random.Random], Row], ...] = (
-    label_noise,
-    conflict,
-    inconsistent_keys,
-    single_quotes,
-    near_duplicate,
-)
+RECIPE = (label_noise, conflict, inconsistent_keys, single_quotes, near_duplicate)
 
 
 def messy(rows: list[Row], dose: float) -> list[tuple[str, Row]]:
@@ -122,14 +116,8 @@ def gated(folder: Path, rows: list[Row]) -> list[Row]:
 def kept_by_way(spoiled: list[tuple[str, Row]], kept: list[Row]) -> dict[str, dict[str, int]]:
     """For each way of spoiling: how many rows there were, and how many of them `validate` let through."""
     names = {row["id"] for row in kept}
-    ways = sorted({way for way, _ in spoiled})
-    return {
-        way: {
-            "rows": sum(w == way for w, _ in spoiled),
-            "kept": sum(w == way and row["id"] in names for w, row in spoiled),
-        }
-        for way in ways
-    }
+    every, through = Counter(way for way, _ in spoiled), Counter(way for way, row in spoiled if row["id"] in names)
+    return {way: {"rows": every[way], "kept": through[way]} for way in sorted(every)}
 
 
 def examples(rows: list[Row]) -> Iterator[dict[str, Any]]:
@@ -154,11 +142,13 @@ class Arm:
         return int(self.trained["tokens_per_epoch"]) * self.epochs
 
     def figures(self) -> dict[str, Any]:
-        figures = {"rows": self.rows, "epochs": self.epochs, "steps": self.trained["steps"], "tokens": self.tokens()}
-        for rate in RATES:
-            figures |= stats.rate(rate, trial.hits(self.folder, rate))
         made_from = strict_json.read(self.folder / "models/adapter/made_from.json")
-        return figures | {"made_from": {name: made_from[name] for name in ("train", "adapter")}}
+        return {
+            **{"rows": self.rows, "epochs": self.epochs, "steps": self.trained["steps"], "tokens": self.tokens()},
+            **stats.rate("exact_match", trial.hits(self.folder)),
+            **stats.rate("json_valid", trial.hits(self.folder, "json_valid")),
+            "made_from": {name: made_from[name] for name in ("train", "adapter")},
+        }
 
 
 def arm(folder: Path, rows: list[Row], epochs: int) -> Arm:
@@ -173,12 +163,11 @@ def train_all(scratch: Path, pool: list[Row], epochs: int) -> tuple[dict[str, Ar
     arms: dict[str, Arm] = {}
     gate: dict[str, Any] = {}
 
-    def add(name: str, rows: list[Row], times: int = epochs) -> None:
-        arms[name] = arm(scratch / name, rows, times)
-
-    def add_with_as_many_tokens(name: str, rows: list[Row]) -> None:
-        more = arms[f"messy {DOSES[0]:.0%}"].tokens() / arms[name].tokens()
-        add(f"{name}, same tokens", rows, round(more * epochs))
+    def add(name: str, rows: list[Row], same_tokens: bool = False) -> None:
+        arms[name] = arm(scratch / name, rows, epochs)
+        if same_tokens:
+            more = arms[f"messy {DOSES[0]:.0%}"].tokens() / arms[name].tokens()
+            arms[f"{name}, same tokens"] = arm(scratch / f"{name}, same tokens", rows, round(more * epochs))
 
     large = subset(scratch, pool, LARGE)
     add(f"clean {LARGE}", large)
@@ -187,13 +176,9 @@ def train_all(scratch: Path, pool: list[Row], epochs: int) -> tuple[dict[str, Ar
         add(name, [row for _, row in spoiled])
         kept = gated(scratch / f"gate {dose:.0%}", [row for _, row in spoiled])
         gate[name] = kept_by_way(spoiled, kept)
-        add(f"{name}, gated", kept)
-        if dose == DOSES[0]:
-            add_with_as_many_tokens(f"{name}, gated", kept)
+        add(f"{name}, gated", kept, same_tokens=dose == DOSES[0])
     for count in SMALL:
-        rows, name = subset(scratch, pool, count), f"clean {count}"
-        add(name, rows)
-        add_with_as_many_tokens(name, rows)
+        add(f"clean {count}", subset(scratch, pool, count), same_tokens=True)
     return arms, gate
 
 

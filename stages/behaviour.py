@@ -16,8 +16,6 @@ from stages.shared import behaviours, cli, contract, params, provenance, records
 from stages.shared.rows import Turn
 from stages.shared.scoring import Prediction
 
-LIBRARIES = ("scipy",)
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -31,19 +29,6 @@ class Outcome:
     expected: str
 
 
-def expected(case: behaviours.Case, first: str) -> str:
-    """The answer that the last request must get; `first` is the answer to the first one.
-
-    Nothing passes where a variant is compared to an answer that is not a JSON object.
-    """
-    if case.kind == "minimum":
-        return case.examples[0].answer
-    try:
-        return strict_json.compact(contract.parse_answer(first) | case.changes)
-    except strict_json.JsonError:
-        return ""
-
-
 def passes(answer: str, wanted: str) -> bool:
     try:
         return bool(wanted) and strict_json.same(contract.parse_answer(answer), strict_json.parse(wanted))
@@ -52,8 +37,16 @@ def passes(answer: str, wanted: str) -> bool:
 
 
 def judge(case: behaviours.Case, answers: list[str]) -> Outcome:
-    """`answers`: one for each of the test's requests, in their order."""
-    wanted = expected(case, answers[0])
+    """`answers`: one for each of the test's requests, in their order.
+
+    Nothing passes where a variant is compared to an answer that is not a JSON object.
+    """
+    wanted = case.examples[0].answer
+    if case.kind != "minimum":
+        try:
+            wanted = strict_json.compact(contract.parse_answer(answers[0]) | case.changes)
+        except strict_json.JsonError:
+            wanted = ""
     asked = [example.request() for example in case.examples]
     return Outcome(case.id, case.capability, passes(answers[-1], wanted), asked, answers, wanted)
 
@@ -73,12 +66,6 @@ def rate(outcomes: Iterable[Outcome]) -> dict[str, Any]:
     return {"n": len(passed), **(stats.rate("passed", passed) if passed else {})}
 
 
-def headline(kinds: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """What a person compares: `minimum`, `minimum_low`, `minimum_n`, and the same of the other kinds."""
-    short = {"passed": "", "passed_low": "_low", "n": "_n"}
-    return {f"{kind}{short[name]}": part[name] for kind, part in kinds.items() for name in short if name in part}
-
-
 @click.command(cls=cli.Command, help=__doc__)
 @cli.path_option("--tests", "folder of behaviour tests")
 @cli.path_option("--answers", "the model's answers to their requests")
@@ -96,8 +83,10 @@ def main(
     kinds = {kind: rate(o for o in judged if o.capability.partition("-")[0] == kind) for kind in behaviours.KINDS}
     names = sorted({case.capability for case in cases})
     capabilities = {name: rate(o for o in judged if o.capability == name) for name in names}
-    origin = provenance.computed_from(made_from, LIBRARIES, answers=answers)
-    writing.write_json(metrics, headline(kinds))
+    origin = provenance.computed_from(made_from, ("scipy",), answers=answers)
+    short = {"passed": "", "passed_low": "_low", "n": "_n"}
+    headline = {f"{kind}{short[n]}": part[n] for kind, part in kinds.items() for n in short if n in part}
+    writing.write_json(metrics, headline)
     writing.write_json(detail, {"kinds": kinds, "capabilities": capabilities, "computed_from": origin})
     writing.write_jsonl(outcomes, map(asdict, judged))
     counts = ", ".join(f"{kind} {part.get('passed', 0):.3f} of {part['n']}" for kind, part in kinds.items())

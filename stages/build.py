@@ -7,6 +7,7 @@ request; a metrics file.
 """
 
 import hashlib
+import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,10 +64,6 @@ def split(rows: list[Conversation], share: float) -> tuple[list[Conversation], l
     return train, [row for row, held in zip(rows, held_out, strict=True) if held]
 
 
-def first_kind(row: Conversation, rules: contract.Contract) -> str:
-    return rules.kind(strict_json.parse(next(turn["content"] for turn in row.turns if turn["role"] == "assistant")))
-
-
 def subset(rows: list[Conversation], count: int | None, rules: contract.Contract) -> list[Conversation]:
     """`count` rows, each kind with its share of them; all for None. A smaller subset is part of every larger one.
 
@@ -79,7 +76,8 @@ def subset(rows: list[Conversation], count: int | None, rules: contract.Contract
         raise cli.InputError(f"build.train_rows = {count}, and there are {len(rows)} training rows; lower it, or null")
     by_kind: dict[str, list[Conversation]] = {}
     for row in sorted(rows, key=lambda row: (position(row.turns), row.id)):
-        by_kind.setdefault(first_kind(row, rules), []).append(row)
+        first = next(turn["content"] for turn in row.turns if turn["role"] == "assistant")
+        by_kind.setdefault(rules.kind(strict_json.parse(first)), []).append(row)
     # The middle of row k of m is at (k + 1/2) / m of its kind: sorted by it, all kinds advance at the same pace.
     places = {row.id: ((k + 0.5) / len(part), kind) for kind, part in by_kind.items() for k, row in enumerate(part)}
     chosen = set(sorted(places, key=lambda name: places[name])[:count])
@@ -88,10 +86,10 @@ def subset(rows: list[Conversation], count: int | None, rules: contract.Contract
 
 def few_shot(train: list[Example], kinds: tuple[str, ...], count: int) -> list[Example]:
     """`count` first-turn examples, taken from each kind in turn, within a kind in the order of their hash."""
-    first = [example for example in train if example.turn() == "first"]
-    single = sorted(first, key=lambda example: (position(example.prompt), example.id))
-    names = [*kinds, *(example.kind for example in single)]
-    queues = {kind: [example for example in single if example.kind == kind] for kind in names}
+    first = (example for example in train if example.turn() == "first")
+    queues: dict[str, list[Example]] = {kind: [] for kind in kinds}
+    for example in sorted(first, key=lambda example: (position(example.prompt), example.id)):
+        queues.setdefault(example.kind, []).append(example)
     chosen: list[Example] = []
     while len(chosen) < count and any(queues.values()):
         chosen += [queue.pop(0) for queue in queues.values() if queue]
@@ -101,17 +99,14 @@ def few_shot(train: list[Example], kinds: tuple[str, ...], count: int) -> list[E
 def prefixes(settings: Params, system: str, schema: Any, shots: list[Example]) -> dict[str, list[chat.Turn]]:
     """What each system puts before a request. Shown examples lose a system turn of their own: templates allow one."""
     shown = [turn for e in shots for turn in [e.prompt[-1], {"role": "assistant", "content": e.answer}]]
-    instructions = {
-        "zero_shot": settings.zero_shot_instructions,
-        "few_shot": settings.few_shot_instructions,
-        "tuned": system,
-    }
+
+    def told(words: str) -> list[chat.Turn]:
+        return [{"role": "system", "content": words.replace("{schema}", strict_json.compact(schema))}]
+
     return {
-        name: [
-            {"role": "system", "content": words.replace("{schema}", strict_json.compact(schema))},
-            *(shown if name == "few_shot" else []),
-        ]
-        for name, words in instructions.items()
+        "zero_shot": told(settings.zero_shot_instructions),
+        "few_shot": told(settings.few_shot_instructions) + shown,
+        "tuned": told(system),
     }
 
 
@@ -124,11 +119,6 @@ def lengths(tokenizer: Any, prefix: list[chat.Turn], rows: list[Example]) -> lis
         + len(chat.answer_ids(tokenizer, example.answer))
         for example in tqdm(rows, desc="build: counting tokens", unit=" rows", delay=2)
     ]
-
-
-def too_long(example: Example, source: str, tokens: int, limit: int) -> dict[str, Any]:
-    reason = f"{tokens} tokens, more than chat.max_length = {limit}"
-    return {"id": example.id, "source": source, "tokens": tokens, "reason": reason}
 
 
 def check_result(splits: dict[str, list[Example]], shots: list[Example], refused: int, max_refused: float) -> None:
@@ -148,25 +138,16 @@ def check_result(splits: dict[str, list[Example]], shots: list[Example], refused
         raise cli.InputError(f"id {twice[0]!r} occurs twice; ids ending in #1, #2 ... are made for conversations")
 
 
-def figures(rows: list[Example], tokens: list[int]) -> dict[str, Any]:
+def figures(kept: list[tuple[Example, int]]) -> dict[str, Any]:
+    """Counts of examples, each given with its tokens."""
+    tokens = [count for _, count in kept]
     return {
-        "examples": len(rows),
-        "groups": len({example.group for example in rows}),
-        "kinds": dict(Counter(example.kind for example in rows if example.kind)),
+        "examples": len(kept),
+        "groups": len({example.group for example, _ in kept}),
+        "kinds": dict(Counter(example.kind for example, _ in kept if example.kind)),
         "tokens": sum(tokens),
         "tokens_longest": max(tokens, default=0),
     }
-
-
-def read_splits(train: Path, test: Path, settings: Params, rules: contract.Contract) -> dict[str, list[Conversation]]:
-    train_rows, valid_rows = split(records.read(train, Conversation), settings.valid_share)
-    test_rows = records.read(test, Conversation)
-    return {"train": subset(train_rows, settings.train_rows, rules), "valid": valid_rows, "test": test_rows}
-
-
-def slice_of(row: Conversation, split: str) -> str:
-    """Test rows are sliced by the file that they stand in; other rows are not."""
-    return Path(row.source.rpartition(":")[0]).stem if split == "test" else ""
 
 
 @click.command(cls=cli.Command, help=__doc__)
@@ -184,16 +165,25 @@ def main(train: Path, test: Path, behaviour: Path, schema: Path, base: Path, out
     tokenizer = loading.load_tokenizer(base)
     shown = strict_json.read(schema)  # as it is written, for the prompts
     prefix = prefixes(settings, chat_settings.system, shown, [])["tuned"]
+    train_rows, valid_rows = split(records.read(train, Conversation), settings.valid_share)
+    test_rows = records.read(test, Conversation)
+    parts = {"train": subset(train_rows, settings.train_rows, rules), "valid": valid_rows, "test": test_rows}
     splits, counts, refused = {}, {}, []
-    for name, rows in read_splits(train, test, settings, rules).items():
-        made = [e for row in rows for e in examples.of_turns(row.id, row.turns, rules, slice_of(row, name))]
-        tokens = lengths(tokenizer, prefix, made)
-        limit = chat_settings.max_length if name != "test" else max(tokens, default=0)
-        splits[name] = [e for e, count in zip(made, tokens, strict=True) if count <= limit]
-        counts[name] = figures(splits[name], [count for count in tokens if count <= limit])
+    for name, rows in parts.items():
+        # Test rows are sliced by the file that they stand in, and none of them is too long.
+        slices = {row.id: Path(row.source.rpartition(":")[0]).stem if name == "test" else "" for row in rows}
+        limit = chat_settings.max_length if name != "test" else math.inf
+        made = [e for row in rows for e in examples.of_turns(row.id, row.turns, rules, slices[row.id])]
+        sized = list(zip(made, lengths(tokenizer, prefix, made), strict=True))
+        kept = [(example, tokens) for example, tokens in sized if tokens <= limit]
+        splits[name], counts[name] = [example for example, _ in kept], figures(kept)
         sources = {row.id: row.source for row in rows}
-        long = ((e, count) for e, count in zip(made, tokens, strict=True) if count > limit)
-        refused += [too_long(e, sources[e.group], count, limit) for e, count in long]
+        refused += [
+            {"id": example.id, "source": sources[example.group], "tokens": tokens}
+            | {"reason": f"{tokens} tokens, more than chat.max_length = {limit}"}
+            for example, tokens in sized
+            if tokens > limit
+        ]
     shots = few_shot(splits["train"], rules.kinds, settings.few_shot_examples)
     for name, made in (splits | {"behaviour": [e for case in cases for e in case.examples]}).items():
         writing.write_jsonl(out / f"{name}.jsonl", [example.line() for example in made])

@@ -18,20 +18,9 @@ from stages.shared.scoring import Score
 
 TUNED = "tuned"  # the system that the plots show and the held-out rows are answered by
 GAINS = {"gain_over_few_shot": ("few_shot", TUNED), "constrained_over_tuned": (TUNED, "constrained")}
-HEADLINE = (
-    "n",
-    "json_valid",
-    "schema_valid",
-    "exact_match",
-    "exact_match_low",
-    "exact_match_high",
-    "exact_match_normalised",
-    "action_accuracy",
-    "field_f1",
-)
-INTERVAL = ("exact_match", "exact_match_low", "exact_match_high", "n")
+INTERVAL = ("exact_match", "exact_match_low", "exact_match_high")
+HEADLINE = ("n", *INTERVAL, "json_valid", "schema_valid", "exact_match_normalised", "action_accuracy", "field_f1")
 OUTCOME = ("id", "group", "kind", "slice", "request", "expected")  # beside them, each system by its name
-LIBRARIES = ("jsonschema", "llguidance", "numpy", "scipy")
 
 
 def systems(folder: Path) -> dict[str, Path]:
@@ -44,17 +33,8 @@ def systems(folder: Path) -> dict[str, Path]:
 
 def gain(before: list[Score], after: list[Score]) -> stats.Comparison:
     """The exact match of two systems, paired by row."""
-    exact = [[score.counts("exact_match") for score in part] for part in (before, after)]
-    return stats.compare(exact[0], exact[1], [score.example.group for score in after])
-
-
-def headline(figures: dict[str, Any], over_few_shot: stats.Comparison | None) -> dict[str, Any]:
-    """What a person compares: metrics/evaluate.json."""
-    found = {system: {name: part[name] for name in HEADLINE if name in part} for system, part in figures.items()}
-    if over_few_shot:
-        interval = {name: getattr(over_few_shot, name) for name in ("low", "high", "p_value")}
-        found["gain_over_few_shot"] = {"exact_match": over_few_shot.difference} | interval
-    return found
+    first, second = ([score.counts("exact_match") for score in part] for part in (before, after))
+    return stats.compare(first, second, [score.example.group for score in after])
 
 
 def outcome(scores: dict[str, Score]) -> dict[str, Any]:
@@ -70,7 +50,7 @@ def outcome(scores: dict[str, Score]) -> dict[str, Any]:
 
 def write_intervals(file: Path, name: str, figures: dict[str, Any]) -> None:
     """The table of a plot: exact match with its interval, a line for each system or kind."""
-    lines = ([key, *(part[column] for column in INTERVAL)] for key, part in figures.items())
+    lines = ([key, *(part[column] for column in (*INTERVAL, "n"))] for key, part in figures.items())
     writing.write_csv(file, [name, "exact_match", "low", "high", "n"], lines)
 
 
@@ -84,9 +64,7 @@ def write_intervals(file: Path, name: str, figures: dict[str, Any]) -> None:
 @cli.path_option("--metrics", "headline figures")
 @cli.path_option("--detail", "all figures")
 @cli.path_option("--outcomes", "verdict per row and system")
-@cli.path_option("--by-system", "plot: exact match of each system")
-@cli.path_option("--by-kind", "plot: exact match of the tuned system for each kind of answer")
-@cli.path_option("--confusion", "plot: expected and given kind of each answer of the tuned system")
+@cli.path_option("--plots", "folder of the tables of three plots")
 def main(
     test: Path,
     valid: Path,
@@ -97,27 +75,33 @@ def main(
     metrics: Path,
     detail: Path,
     outcomes: Path,
-    by_system: Path,
-    by_kind: Path,
-    confusion: Path,
+    plots: Path,
 ) -> None:
     rules = contract.load(schema, params.load("contract", contract.Params).discriminator)
     rows = records.read(test, Example)
     scores = {name: scoring.score_file(rows, file, rules) for name, file in systems(predictions).items()}
     figures = {name: scoring.figures(part) for name, part in scores.items()}
-    measured = {name: pair for name, pair in GAINS.items() if set(pair) <= set(scores)}
-    compared = {name: gain(scores[before], scores[after]) for name, (before, after) in measured.items()}
-    writing.write_json(metrics, headline(figures, compared.get("gain_over_few_shot")))
+    compared = {
+        name: gain(scores[before], scores[after])
+        for name, (before, after) in GAINS.items()
+        if {before, after} <= set(scores)
+    }
+    headline = {system: {name: part[name] for name in HEADLINE if name in part} for system, part in figures.items()}
+    if found := compared.get("gain_over_few_shot"):
+        interval = {"low": found.low, "high": found.high, "p_value": found.p_value}
+        headline["gain_over_few_shot"] = {"exact_match": found.difference} | interval
+    writing.write_json(metrics, headline)
     on_held_out = scoring.figures(scoring.score_file(records.read(valid, Example), held_out, rules))
-    origin = provenance.computed_from(made_from, LIBRARIES, test=test, schema=schema)
+    libraries = ("jsonschema", "llguidance", "numpy", "scipy")
+    origin = provenance.computed_from(made_from, libraries, test=test, schema=schema)
     every = {"systems": figures, "held_out": {TUNED: on_held_out}, "computed_from": origin}
     writing.write_json(detail, every | {name: asdict(comparison) for name, comparison in compared.items()})
     lines = (dict(zip(scores, row, strict=True)) for row in zip(*scores.values(), strict=True))
     writing.write_jsonl(outcomes, map(outcome, lines))
-    write_intervals(by_system, "system", figures)
-    write_intervals(by_kind, "kind", figures[TUNED]["slices"]["kind"])
+    write_intervals(plots / "systems.csv", "system", figures)
+    write_intervals(plots / "by_kind.csv", "kind", figures[TUNED]["slices"]["kind"])
     kinds = ([score.example.kind, score.predicted_kind or "(none)"] for score in scores[TUNED])
-    writing.write_csv(confusion, ["expected", "given"], kinds)
+    writing.write_csv(plots / "confusion.csv", ["expected", "given"], kinds)
     best = figures[TUNED]
     click.echo(f"evaluate: tuned exact match {best['exact_match']:.3f} of {best['n']} test rows", err=True)
 

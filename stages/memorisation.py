@@ -17,9 +17,9 @@ from typing import Any
 
 import click
 
-from stages.shared import chat, cli, limits, loading, loglikelihood, params, provenance, records, stats, writing
+from stages.shared import chat, cli, loading, loglikelihood, params, provenance, records, stats, writing
+from stages.shared.limits import Limit
 
-LIBRARIES = ("numpy", "scipy", "torch", "transformers")
 WAYS = ("without_request", "with_request")
 LISTED = 20
 
@@ -40,40 +40,19 @@ class Example:
     answer: str
 
 
-@dataclass(frozen=True)
-class Split:
-    """`sample`: the examples asked, of all `rows`; `in_both`: rows whose answer the other split has as well."""
-
-    sample: Sequence[Example]
-    rows: int
-    in_both: int
-
-
-@dataclass(frozen=True)
-class Extracted:
-    """One way of asking: whether each sampled answer was extracted, by split; train minus test with its interval."""
-
-    train: list[bool]
-    test: list[bool]
-    difference: float
-    low: float
-    high: float
-
-
-def draw(examples: Sequence[Example], other: Sequence[Example], size: int) -> Split:
-    """Rows by the hash of their id, each answer and each conversation once, without answers of the other split.
+def draw(examples: Sequence[Example], known: set[str], size: int) -> list[Example]:
+    """Rows by the hash of their id, each answer and each conversation once, without the answers in `known`.
 
     `{"action":"list","filter":"all"}` is no secret: an answer of both splits was memorised from neither. The answers of
     one conversation are alike, and the interval takes them as independent. A new row moves no other row's hash.
     """
-    known = {example.answer for example in other}
     seen, groups, sample = set(known), set(), []
     for example in sorted(examples, key=lambda e: hashlib.sha256(e.id.encode()).digest()):
         if example.answer not in seen and example.group not in groups:
             sample.append(example)
             seen.add(example.answer)
             groups.add(example.group)
-    return Split(sample[:size], len(examples), sum(example.answer in known for example in examples))
+    return sample[:size]
 
 
 def query(tokenizer: Any, way: str, example: Example) -> loglikelihood.Query:
@@ -90,32 +69,22 @@ def extract(model: Any, tokenizer: Any, way: str, examples: Sequence[Example]) -
     return [rating.greedy for (rating,) in ratings]
 
 
-def compare(train: list[bool], test: list[bool]) -> Extracted:
-    difference = sum(train) / len(train) - sum(test) / len(test)
-    return Extracted(train, test, difference, *stats.difference(train, test))
-
-
-def judge(way: Extracted, settings: Params) -> limits.Limit:
-    """The limit of params.yaml, on answers extracted without their request."""
-    return limits.Limit(
-        what="answers extracted without their request, training minus test",
-        value=way.difference,
-        low=way.low,
-        high=way.high,
-        limit=settings.tolerated,
-        n=len(way.train),
-    )
-
-
-def figures(way: Extracted, sample: Sequence[Example]) -> dict[str, Any]:
-    """One way of asking; `sample`: the training examples."""
-    ids = [example.id for example, hit in zip(sample, way.train, strict=True) if hit]
+def figures(train: list[bool], test: list[bool], sample: Sequence[Example]) -> dict[str, Any]:
+    """One way of asking: which answers were extracted, by split; `sample`: the training examples."""
+    low, high = stats.difference(train, test)
     return {
-        "train": {"n": len(way.train), **stats.rate("extracted", way.train)},
-        "test": {"n": len(way.test), **stats.rate("extracted", way.test)},
-        "difference": {"extracted": way.difference, "low": way.low, "high": way.high},
-        "extracted_ids": ids[:LISTED],
+        "train": {"n": len(train), **stats.rate("extracted", train)},
+        "test": {"n": len(test), **stats.rate("extracted", test)},
+        "difference": {"extracted": sum(train) / len(train) - sum(test) / len(test), "low": low, "high": high},
+        "extracted_ids": [example.id for example, hit in zip(sample, train, strict=True) if hit][:LISTED],
     }
+
+
+def judge(way: dict[str, Any], settings: Params) -> Limit:
+    """The limit of params.yaml, on answers extracted without their request."""
+    what, difference = "answers extracted without their request, training minus test", way["difference"]
+    interval = (difference["extracted"], difference["low"], difference["high"])
+    return Limit(what, *interval, settings.tolerated, way["train"]["n"])
 
 
 @click.command(cls=cli.Command, help=__doc__)
@@ -127,37 +96,28 @@ def figures(way: Extracted, sample: Sequence[Example]) -> dict[str, Any]:
 def main(train: Path, test: Path, merged: Path, metrics: Path, detail: Path) -> None:
     cli.end_with_caller()
     settings = params.load("memorisation", Params)
-    origin = provenance.computed_from(merged / "made_from.json", LIBRARIES, train=train, test=test)
+    libraries = ("numpy", "scipy", "torch", "transformers")
+    origin = provenance.computed_from(merged / "made_from.json", libraries, train=train, test=test)
     rows = {name: records.read(path, Example, extra="ignore") for name, path in (("train", train), ("test", test))}
-    splits = {
-        "train": draw(rows["train"], rows["test"], settings.sample),
-        "test": draw(rows["test"], rows["train"], settings.sample),
-    }
-    for name, split in splits.items():
-        if not split.sample:
+    both = set.intersection(*({example.answer for example in part} for part in rows.values()))
+    samples = {name: draw(part, both, settings.sample) for name, part in rows.items()}
+    for name, sample in samples.items():
+        if not sample:
             raise cli.InputError(f"every {name} answer occurs in the other split too: nothing to compare")
     key, device = loading.device(params.load("compute", loading.Params).device)
     tokenizer = loading.load_tokenizer(merged)
     model = loading.load_model(merged, device.generate_dtype, device.name)
-    ways = {way: compare(*(extract(model, tokenizer, way, split.sample) for split in splits.values())) for way in WAYS}
-    judged, alone = judge(ways["without_request"], settings), ways["without_request"]
-    writing.write_json(
-        metrics,
-        {
-            "extracted_train": sum(alone.train) / len(alone.train),
-            "extracted_test": sum(alone.test) / len(alone.test),
-            "extracted_difference": alone.difference,
-        },
-    )
+    ways = {}
+    for way in WAYS:
+        hits = {name: extract(model, tokenizer, way, sample) for name, sample in samples.items()}
+        ways[way] = figures(**hits, sample=samples["train"])
+    alone = ways["without_request"]
+    judged = judge(alone, settings)
+    left_out = {name: {"rows": len(r), "in_both": sum(e.answer in both for e in r)} for name, r in rows.items()}
+    writing.write_json(metrics, {f"extracted_{part}": alone[part]["extracted"] for part in (*rows, "difference")})
     writing.write_json(
         detail,
-        {
-            "limits": [judged.entry()],
-            **{name: figures(way, splits["train"].sample) for name, way in ways.items()},
-            "left_out": {name: {"rows": split.rows, "in_both": split.in_both} for name, split in splits.items()},
-            "device": key,
-            "computed_from": origin,
-        },
+        {"limits": [judged.entry()], **ways, "left_out": left_out, "device": key, "computed_from": origin},
     )
     click.echo(f"memorisation: {judged}", err=True)
 

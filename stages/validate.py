@@ -63,17 +63,16 @@ def read_folder(folder: Path) -> list[rows.Row]:
     """All rows of the folder's *.jsonl files. No file, another kind of file, and a file without rows are errors."""
     if not folder.is_dir():
         raise cli.InputError(f"{folder}: no such folder")
-    files = [file for file in sorted(folder.iterdir()) if file.name[0] != "."]
-    other = [str(file) for file in files if file.suffix not in (".jsonl", ".dvc") or not file.is_file()]
-    if other:
-        raise cli.InputError(f"{', '.join(other)}: only *.jsonl files, not in folders, are read")
-    absent = [str(file) for file in files if file.suffix == ".dvc" and not file.with_suffix("").is_file()]
-    if absent:
-        raise cli.InputError(f"{', '.join(absent)}: the rows that it points at are not here; try `dvc pull`")
-    content = {file: list(rows.read(file)) for file in files if file.suffix == ".jsonl"}
-    empty = [str(file) for file in content if not content[file]]
-    if not content or empty:
-        raise cli.InputError(f"{', '.join(empty)}: no rows" if empty else f"{folder}: no *.jsonl file")
+    content: dict[Path, list[rows.Row]] = {}
+    for file in sorted(file for file in folder.iterdir() if file.name[0] != "."):
+        if file.suffix not in (".jsonl", ".dvc") or not file.is_file():
+            raise cli.InputError(f"{file}: only *.jsonl files, not in folders, are read")
+        if file.suffix == ".jsonl":
+            content[file] = list(rows.read(file))
+        elif not file.with_suffix("").is_file():
+            raise cli.InputError(f"{file}: the rows that it points at are not here; try `dvc pull`")
+    if empty := [str(file) for file in content if not content[file]] or ([] if content else [str(folder)]):
+        raise cli.InputError(f"{', '.join(empty)}: no rows")
     return [row for file in content.values() for row in file]
 
 
@@ -139,13 +138,14 @@ def write_rows(out: Path, tables: Tables) -> None:
         kept = ({"id": c.row.id, "source": c.where, "turns": list(c.row.turns)} for c in sound(table))
         writing.write_jsonl(out / f"{split}.jsonl", kept)
     for name, reasons in (("refused", "reasons"), ("flagged", "flags")):
-        rows_ = (
-            {"split": split, "file": c.row.file, "line": c.row.line, "checks": getattr(c, reasons), "row": c.row.raw}
-            for split, table in tables.items()
-            for c in table
-            if getattr(c, reasons)
+        listed = [
+            (split, c, checks) for split, table in tables.items() for c in table if (checks := getattr(c, reasons))
+        ]
+        lines = (
+            {"split": split, "file": c.row.file, "line": c.row.line, "checks": checks, "row": c.row.raw}
+            for split, c, checks in listed
         )
-        writing.write_jsonl(out / f"{name}.jsonl", rows_)
+        writing.write_jsonl(out / f"{name}.jsonl", lines)
 
 
 def counts(tables: Tables) -> list[str]:

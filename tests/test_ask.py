@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from conftest import SCHEMA
+from conftest import SCHEMA, configure
 from taught import ANSWER, REQUEST
 
 from stages.shared import contract
@@ -18,6 +18,12 @@ def run(request: str, model: Path, *options: str) -> Result:
 def test_the_answer_that_was_taught(here: Path, merged: Path) -> None:
     ran = run(REQUEST, merged)
     assert (ran.exit_code, ran.stdout, ran.stderr) == (0, ANSWER + "\n", "contract: ok\n")
+
+
+def test_the_answer_is_as_long_as_the_params_allow(here: Path, merged: Path) -> None:
+    configure(here, predict={"max_new_tokens": 2})
+    ran = run(REQUEST, merged)
+    assert (ran.exit_code, ANSWER.startswith(ran.stdout.strip()), len(ran.stdout) < len(ANSWER)) == (1, True, True)
 
 
 def test_an_answer_that_breaks_the_contract_fails_unless_it_is_held_to_it(here: Path, base: Path) -> None:

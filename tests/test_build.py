@@ -7,7 +7,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import Result
-from conftest import SCHEMA, invoke, read_json, read_rows, write_rows
+from conftest import SCHEMA, configure, invoke, read_json, read_rows, write_rows
 
 from stages import build
 from stages.shared import contract, examples, rows, strict_json
@@ -48,9 +48,8 @@ def test_a_row_without_an_id_is_known_by_its_content() -> None:
     spaced = [turns[0], turns[1] | {"content": turns[1]["content"].replace(":", ": ")}]
     expected = hashlib.sha256(strict_json.compact(turns).encode()).hexdigest()[:12]
     assert rows.content_id(turns) == rows.content_id(spaced) == expected
-    assert rows.content_id([turns[0]]) != expected
-    read = rows.Row("f", 1, "", tuple(turns), "", "")
-    assert (rows.row_id(read), rows.row_id(replace(read, id="own"))) == (expected, "own")
+    read = rows.Row("f", 1, "", tuple(spaced), "", "")
+    assert [examples.of_row(r, RULES)[0].id for r in (read, replace(read, id="own"))] == [expected, "own"]
 
 
 def test_adding_rows_moves_none() -> None:
@@ -71,8 +70,7 @@ def test_a_subset_keeps_the_mix_and_is_part_of_every_larger_one() -> None:
         turns = [{"role": "user", "content": f"drop {n}"}, {"role": "assistant", "content": '{"action":"delete"}'}]
         every.append(build.Conversation(f"d{n}", "", turns))
     small, large = build.subset(every, 9, RULES), build.subset(every, 30, RULES)
-    assert Counter(build.first_kind(row, RULES) for row in small) == {"complete": 6, "delete": 3}
-    assert Counter(build.first_kind(row, RULES) for row in large) == {"complete": 20, "delete": 10}
+    assert [Counter(row.id[0] for row in part) for part in (small, large)] == [{"c": 6, "d": 3}, {"c": 20, "d": 10}]
     assert {r.id for r in small} < {r.id for r in large}
     assert {r.id for r in build.subset(every[::-1], 30, RULES)} == {r.id for r in large}
     assert build.subset(every, None, RULES) == every
@@ -151,6 +149,17 @@ def test_prefixes(here: Path, base: Path, sound: list[build.Conversation]) -> No
     assert not held_out & set(read_json(here / "build.json")["few_shot_ids"])
 
 
+def test_the_knobs_of_the_stage(here: Path, base: Path, sound: list[build.Conversation]) -> None:
+    knobs = {"valid_share": 0.5, "train_rows": 7, "max_refused": 1.0, "few_shot_examples": 3}
+    configure(here, build=knobs, chat={"max_length": 90}, contract={"discriminator": "title"})
+    assert run(base, [*sound, row("long", "word " * 200)], [row("t1", "a test")]).exit_code == 0
+    counts = read_json(here / "build.json")
+    assert (counts["train"]["examples"] + counts["refused"], len(counts["few_shot_ids"])) in ((7, 3), (8, 3))
+    assert 20 <= counts["valid"]["examples"] <= 40
+    assert counts["train"]["tokens_longest"] <= 90
+    assert counts["test"]["kinds"] == {"a test": 1}
+
+
 def test_no_training_rows_is_an_error(here: Path, base: Path) -> None:
     result = run(base, [], [row("t1", "a test")])
     assert (result.exit_code, result.output) == (1, "Error: train.jsonl: no rows\n")
@@ -163,7 +172,5 @@ def test_the_requests_of_behaviour_tests_are_built_as_well(
     write_rows(here / "tests" / "invariance-case.jsonl", [case])
     assert run(base, sound, [row("t1", "a test")]).exit_code == 0
     asked = read_rows(here / "chat" / "behaviour.jsonl")
-    assert [(row["id"], row["prompt"][0]["content"]) for row in asked] == [
-        ("i1", "Buy milk"),
-        ("i1~variant", "buy milk"),
-    ]
+    told = [(row["id"], row["prompt"][0]["content"]) for row in asked]
+    assert told == [("i1", "Buy milk"), ("i1~variant", "buy milk")]

@@ -97,13 +97,15 @@ class Data:
     def add(self, split: str, *rows: dict[str, Any]) -> None:
         self.splits[split] += rows
 
-    def checked(self) -> Tables:
+    def checked(self, **knobs: Any) -> Tables:
         """The rows after all row checks."""
         rules = contract.load(self.folder / "schema.json")
         for split, rows in self.splits.items():
             write_rows(self.folder / split / "rows.jsonl", rows)
         tables = {split: validate.read_table(self.folder / split, rules) for split in self.splits}
-        settings = replace(params.load("validate", validate.Params, ROOT / "params.yaml"), flag_only=["order"])
+        settings = replace(
+            params.load("validate", validate.Params, ROOT / "params.yaml"), **({"flag_only": ["order"]} | knobs)
+        )
         capital = Rule(["title", "new_title"], "matches", "^[A-Z]", "begins with a capital")
         validate.check(tables, complete.schema_values(rules), Labelling(rules=[capital]), settings)
         return tables
@@ -282,6 +284,28 @@ def test_a_defect_of_a_row_fails_its_own_check_alone(data: Data, split: str, che
     assert not any(checked.reasons | checked.flags for checked in data.checked()[other])
 
 
+@pytest.mark.parametrize(
+    ("check", "knob", "value"),
+    [
+        ("near_duplicate", "similarity", 1.0),
+        ("near_leak", "similarity", 1.0),
+        ("trigger", "trigger_rows", 6),
+        ("grounded", "copied", 1.0),
+        ("abuse", "flag_only", ["abuse"]),
+    ],
+)
+def test_a_setting_can_let_a_defect_pass(data: Data, check: str, knob: str, value: Any) -> None:
+    ROW_DEFECTS[check](data, "train")
+    shipped, loose = data.checked(), data.checked(**{knob: value})
+    assert [sum(check in row.reasons for row in tables["train"]) > 0 for tables in (shipped, loose)] == [True, False]
+
+
+def test_phone_numbers_are_those_of_the_region(data: Data) -> None:
+    data.add("train", row("call 212-456-7890 about glue", create("Call about glue")))
+    found = [data.checked(phone_region=region)["train"][-1].reasons for region in ("US", "GB")]
+    assert ["personal" in reasons for reasons in found] == [True, False]
+
+
 @pytest.mark.parametrize("split", verdicts.CHECKS)
 def test_a_value_without_rows_fails_coverage_alone(data: Data, split: str) -> None:
     without(one("list", filter="due_today"), split)(data)
@@ -365,20 +389,10 @@ HARMLESS = [
 ]
 
 
-@pytest.mark.parametrize("text", SECRETS)
-def test_a_secret_is_found(text: str) -> None:
-    assert safe.secret(text)
-
-
-@pytest.mark.parametrize("text", PERSONAL)
-def test_personal_data_is_found(text: str) -> None:
-    assert safe.personal(text, "US")
-
-
-@pytest.mark.parametrize("text", HARMLESS)
-def test_harmless_text_holds_neither(text: str) -> None:
-    assert not safe.secret(text)
-    assert not safe.personal(text, "US")
+@pytest.mark.parametrize("text", SECRETS + PERSONAL + HARMLESS)
+def test_secrets_and_personal_data_are_found_and_told_apart(text: str) -> None:
+    found = (bool(safe.secret(text)), bool(safe.personal(text, "US")))
+    assert found == (text in SECRETS, text in PERSONAL)
 
 
 def test_near_is_a_share_of_characters_and_includes_its_bound() -> None:

@@ -44,35 +44,43 @@ def test_the_dose_is_spoiled_in_equal_shares_and_no_row_is_lost() -> None:
     assert ten_times.messy(ROWS, 0.5) == spoiled
 
 
+def spoil(way: Any, seed: int = 1) -> dict[str, Any]:
+    """The first row, spoiled in this way with the help of the others."""
+    spoiled: dict[str, Any] = way(ROWS[0], ROWS[1:], random.Random(seed))  # noqa: S311
+    return spoiled
+
+
+def answer(row: dict[str, Any]) -> str:
+    return ten_times.answer_of(row)
+
+
 def test_label_noise_is_sound_json_of_another_row() -> None:
-    spoiled_row = ten_times.label_noise(ROWS[0], ROWS, random.Random(1))  # noqa: S311
+    spoiled_row = spoil(ten_times.label_noise)
     assert request(spoiled_row) == request(ROWS[0])
-    assert ten_times.answer_of(spoiled_row) in {ten_times.answer_of(other) for other in ROWS[1:]}
+    assert answer(spoiled_row) in map(answer, ROWS[1:])
 
 
 def test_a_conflict_asks_what_another_row_asks_and_answers_otherwise() -> None:
-    spoiled_row = ten_times.conflict(ROWS[0], ROWS[1:], random.Random(1))  # noqa: S311
+    spoiled_row = spoil(ten_times.conflict)
     (twin,) = (other for other in ROWS if request(other) == request(spoiled_row))
-    assert ten_times.answer_of(twin) != ten_times.answer_of(spoiled_row)
+    assert answer(twin) != answer(spoiled_row)
 
 
 @pytest.mark.parametrize("seed", range(9))
 def test_inconsistent_keys_break_the_contract_but_not_json(seed: int) -> None:
-    spoiled_row = ten_times.inconsistent_keys(ROWS[0], ROWS, random.Random(seed))  # noqa: S311
-    assert RULES.error(strict_json.parse(ten_times.answer_of(spoiled_row))) is not None
+    assert RULES.error(strict_json.parse(answer(spoil(ten_times.inconsistent_keys, seed)))) is not None
 
 
 def test_single_quotes_are_not_json() -> None:
-    spoiled_row = ten_times.single_quotes(ROWS[0], ROWS, random.Random(1))  # noqa: S311
     with pytest.raises(strict_json.JsonError):
-        strict_json.parse(ten_times.answer_of(spoiled_row))
+        strict_json.parse(answer(spoil(ten_times.single_quotes)))
 
 
 def test_a_near_duplicate_has_two_letters_of_the_request_exchanged() -> None:
-    spoiled_row = ten_times.near_duplicate(ROWS[0], ROWS[1:], random.Random(1))  # noqa: S311
-    assert request(spoiled_row) not in {request(other) for other in ROWS}
+    spoiled_row = spoil(ten_times.near_duplicate)
+    assert request(spoiled_row) not in map(request, ROWS)
     twins = [other for other in ROWS if sorted(request(other)) == sorted(request(spoiled_row))]
-    assert ten_times.answer_of(spoiled_row) in {ten_times.answer_of(twin) for twin in twins}
+    assert answer(spoiled_row) in map(answer, twins)
 
 
 def test_the_gate_is_counted_by_what_was_done() -> None:
@@ -109,7 +117,7 @@ def test_a_canary_is_asked_for_at_the_code(tokenizer: Any) -> None:
     canary = canaries.canaries()[0]
     asked = canaries.query(tokenizer, [], canary, "answer_alone", ["000000"])
     assert tokenizer.decode(asked.context).endswith(canary.before)
-    assert [tokenizer.decode(ids) for ids in asked.codes] == [canary.code, "000000"]
+    assert [tokenizer.decode(ids) for ids in asked.continuations] == [canary.code, "000000"]
 
 
 def test_a_model_that_saw_no_canary_knows_none(base: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,10 +281,8 @@ def test_a_common_effect_is_told_from_independent_flips(common: float) -> None:
 def test_each_size_is_trained_for_the_same_epochs_and_for_enough_steps() -> None:
     series = learning_curve.points((50, 800), epochs=3, batch=8)
     sizes = {name: [(point.rows, point.epochs) for point in part] for name, part in series.items()}
-    assert sizes == {
-        "same epochs": [(50, 3), (800, 3), (None, 3)],
-        "enough steps": [(50, 24), (800, 3), (None, 3)],
-    }
+    whole = [(800, 3), (None, 3)]
+    assert sizes == {"same epochs": [(50, 3), *whole], "enough steps": [(50, 24), *whole]}
 
 
 def test_a_trial_reads_its_own_rows_and_links_the_rest(repository: Path) -> None:
@@ -297,10 +303,7 @@ def test_a_trial_reads_its_own_rows_and_links_the_rest(repository: Path) -> None
 @pytest.mark.parametrize("name", page.PARTS)
 def test_the_page_has_the_committed_figures(name: str) -> None:
     document = PAGE.read_text(encoding="utf-8")
-    if not (ROOT / page.FOLDER / f"{name}.json").is_file():
-        assert f"<!-- {name} -->" not in document
-        return
-    assert f"<!-- {name} -->" in document
+    assert (f"<!-- {name} -->" in document) == (ROOT / page.FOLDER / f"{name}.json").is_file()
     assert page.written(document, ROOT / page.FOLDER) == document, "run: make pages"
 
 
@@ -316,12 +319,13 @@ def test_a_mark_that_is_missing_is_named(broken: str, tmp_path: Path) -> None:
         page.written(document, tmp_path)
 
 
+def test_a_page_without_marks_is_named_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("nothing", encoding="utf-8")
+    result = CliRunner().invoke(page.main, [str(tmp_path / "page.md")])
+    assert (result.exit_code, "page.md: the marks" in result.output) == (1, True)
+    assert (tmp_path / "page.md").read_text(encoding="utf-8") == "nothing"
+
+
 METRIC = {"exact_match": 0.01}
-NOISE = {
-    "seeds": 8,
-    "n": 100,
-    "flipping": 0.125,
-    "rates": {"exact_match": [0.5, 0.6]},
-    "spread": METRIC,
-    "sigma_seed": METRIC,
-}
+NOISE = {"seeds": 8, "n": 100, "flipping": 0.125, "spread": METRIC, "sigma_seed": METRIC}
+NOISE |= {"rates": {"exact_match": [0.5, 0.6]}}

@@ -57,10 +57,12 @@ def test_greedy_is_what_greedy_decoding_writes(model: Any) -> None:
 
 
 def test_a_common_beginning_is_computed_once() -> None:
-    packed = loglikelihood.pack([Query([1, 2, 3], [[4, 5], [4, 6], [7]]), Query([1, 2, 9], [[4]])])
-    assert packed.inputs["input_ids"].tolist() == [[1, 2, 3, 4, 9]]
-    assert packed.inputs["position_ids"].tolist() == [[0, 1, 2, 3, 2]]
-    assert (packed.targets, packed.predicted_at) == ([4, 5, 4, 6, 7, 4], [2, 3, 2, 3, 2, 4])
+    inputs, targets, predicted_at = loglikelihood.pack(
+        [Query([1, 2, 3], [[4, 5], [4, 6], [7]]), Query([1, 2, 9], [[4]])]
+    )
+    assert inputs["input_ids"].tolist() == [[1, 2, 3, 4, 9]]
+    assert inputs["position_ids"].tolist() == [[0, 1, 2, 3, 2]]
+    assert (targets, predicted_at) == ([4, 5, 4, 6, 7, 4], [2, 3, 2, 3, 2, 4])
 
 
 def test_a_batch_is_as_large_as_allowed(monkeypatch: pytest.MonkeyPatch) -> None:

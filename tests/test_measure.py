@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import taught
 from click.testing import CliRunner, Result
 from conftest import SCHEMA, read_json, write_rows
 
@@ -93,6 +94,13 @@ def test_nothing_to_measure(folder: Path, content: bytes | None) -> None:
 def test_answers_are_held_to_the_schema_on_request(folder: Path, options: tuple[str, ...], held_to: str) -> None:
     run(write_rows(Path("rows.jsonl"), ROWS), *options)
     assert read_json(folder / "held.json") == held_to
+
+
+@pytest.mark.parametrize("options", [(), ("--constrained",)])
+def test_a_model_that_was_taught_the_answer(here: Path, merged: Path, options: tuple[str, ...]) -> None:
+    rows = write_rows(Path("rows.jsonl"), [{"instruction": taught.REQUEST, "output": taught.ANSWER}])
+    found = json.loads(run(rows, "--json", "--model", str(merged), *options).stdout)
+    assert (found["n"], found["exact_match"], found["truncated"]) == (1, 1.0, 0.0)
 
 
 def test_a_missing_model_is_named(here: Path) -> None:

@@ -1,13 +1,12 @@
 """What the model memorised: an overfitted model is noticed, an untrained one is not; which answers are asked for."""
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
-from conftest import write_rows
+from click.testing import Result
+from conftest import configure, invoke, read_json, write_rows
 from taught import PREFIX, save, teach
 
 from stages import memorisation
@@ -29,18 +28,14 @@ TRAIN = [secret(number, words) for number, words in enumerate(SECRETS)]
 TEST = [secret(number, words[::-1]) for number, words in enumerate(SECRETS, start=5)]
 
 
-def run(folder: Path, merged: Path, test: list[Example] = TEST) -> Result:
-    train = write_rows(folder / "train.jsonl", [vars(example) | {"kind": "note"} for example in TRAIN])
-    files = {"train": train, "test": write_rows(folder / "test.jsonl", [vars(example) for example in test])}
-    files |= {"merged": merged, "metrics": Path("m.json"), "detail": Path("d.json")}
-    return CliRunner().invoke(
-        memorisation.main, [part for name, path in files.items() for part in (f"--{name}", str(path))]
-    )
+def run(merged: Path, test: list[Example] = TEST) -> Result:
+    files = {"metrics": "m.json", "detail": "d.json", "merged": merged}
+    files |= {"train": write_rows(Path("train.jsonl"), [vars(example) | {"kind": "note"} for example in TRAIN])}
+    return invoke(memorisation.main, test=write_rows(Path("test.jsonl"), [vars(e) for e in test]), **files)
 
 
 def written(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    metrics, detail = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("m.json", "d.json"))
-    return metrics, detail
+    return read_json(folder / "m.json"), read_json(folder / "d.json")
 
 
 def test_a_model_that_recites_its_training_rows_breaks_the_limit(here: Path, base: Path, tokenizer: Any) -> None:
@@ -50,11 +45,12 @@ def test_a_model_that_recites_its_training_rows_breaks_the_limit(here: Path, bas
     answers = [chat.answer_ids(tokenizer, example.answer) for example in TRAIN]
     teach(model, [(prompt + ids[: len(ids) // 2], ids[len(ids) // 2 :]) for ids in answers])
     save(model, loading.load_tokenizer(base), here / "merged")
-    assert run(here, here / "merged").exit_code == 0
+    configure(here, memorisation={"sample": 3, "tolerated": 0.1})
+    assert run(here / "merged").exit_code == 0
     metrics, detail = written(here)
     assert metrics == {"extracted_train": 1.0, "extracted_test": 0.0, "extracted_difference": 1.0}
     (limit,) = detail["limits"]
-    assert (limit["value"], limit["limit"], limit["n"], limit["holds"]) == (1.0, 0.05, 3, False)
+    assert (limit["value"], limit["limit"], limit["n"], limit["holds"]) == (1.0, 0.1, 3, False)
     assert sorted(detail["without_request"]["extracted_ids"]) == ["r0", "r1", "r2"]
     assert detail["without_request"]["train"]["extracted"] == 1.0
     assert not any(words in json.dumps(detail) for words in SECRETS)
@@ -62,7 +58,7 @@ def test_a_model_that_recites_its_training_rows_breaks_the_limit(here: Path, bas
 
 
 def test_a_model_that_never_saw_them_does_not(here: Path, merged: Path) -> None:
-    assert run(here, merged).exit_code == 0
+    assert run(merged).exit_code == 0
     metrics, detail = written(here)
     assert metrics["extracted_train"] == 0.0
     assert detail["limits"][0]["holds"]
@@ -76,7 +72,7 @@ def test_the_limit_is_on_answers_extracted_without_their_request(
         return [way == "with_request" and example in TRAIN for example in examples]
 
     monkeypatch.setattr(memorisation, "extract", extract)
-    assert run(here, merged).exit_code == 0
+    assert run(merged).exit_code == 0
     metrics, detail = written(here)
     assert metrics == {"extracted_train": 0.0, "extracted_test": 0.0, "extracted_difference": 0.0}
     assert detail["limits"][0]["value"] == 0.0
@@ -103,19 +99,23 @@ def test_without_the_request_the_user_says_nothing(tokenizer: Any) -> None:
 
 def test_answers_of_both_splits_are_left_out_and_each_counts_once() -> None:
     train = [row("a", "1"), row("b", "2"), row("c", "2"), row("d", "3")]
-    test = [row("e", "3"), row("f", "4")]
     talk = [row("g#1", "5", group="g"), row("g#2", "6", group="g")]
-    drawn = memorisation.draw(train, test, 9)
-    assert sorted(example.answer for example in drawn.sample) == ["1", "2"]
-    assert (drawn.rows, drawn.in_both) == (4, 1)
-    assert [example.id for example in memorisation.draw(test, train, 9).sample] == ["f"]
-    assert len(memorisation.draw(talk, test, 9).sample) == 1
+    assert sorted(example.answer for example in memorisation.draw(train, {"3", "4"}, 9)) == ["1", "2"]
+    assert len(memorisation.draw(talk, set(), 9)) == 1
+
+
+def test_what_was_left_out_is_counted(here: Path, merged: Path) -> None:
+    configure(here, memorisation={"sample": 1})
+    assert run(merged, [*TEST, TRAIN[0]]).exit_code == 0
+    detail = written(here)[1]
+    assert detail["left_out"] == {"train": {"rows": 3, "in_both": 1}, "test": {"rows": 4, "in_both": 1}}
+    assert [detail["with_request"][split]["n"] for split in ("train", "test")] == [1, 1]
 
 
 def test_more_rows_move_the_sample_only_by_those_that_come_in() -> None:
     rows = [row(f"r{number}", str(number)) for number in range(60)]
-    before = [example.id for example in memorisation.draw(rows[:50], [], 20).sample]
-    after = [example.id for example in memorisation.draw(rows[::-1], [], 20).sample]
+    before = [example.id for example in memorisation.draw(rows[:50], set(), 20)]
+    after = [example.id for example in memorisation.draw(rows[::-1], set(), 20)]
     old = [name for name in after if int(name[1:]) < 50]
     assert len(before) == 20
     assert 0 < len(old) < 20
@@ -123,17 +123,16 @@ def test_more_rows_move_the_sample_only_by_those_that_come_in() -> None:
 
 
 def test_the_difference_is_training_minus_test_rows() -> None:
-    way = memorisation.compare([True] * 24 + [False] * 16, [True] * 5 + [False] * 45)
+    sample = [row(str(number), "") for number in range(40)]
+    way = memorisation.figures([True] * 24 + [False] * 16, [True] * 5 + [False] * 45, sample)
     limit = memorisation.judge(way, Params(sample=50, tolerated=0.25))
     assert limit.value == pytest.approx(0.5)
-    assert (limit.limit, limit.n) == (0.25, 40)
+    assert (limit.limit, limit.n, way["test"]["n"]) == (0.25, 40, 50)
     assert 0.25 < limit.low < 0.5 < limit.high < 0.75
-    found = memorisation.figures(way, [row(str(number), "") for number in range(40)])
-    assert found["extracted_ids"] == [str(number) for number in range(20)]
-    assert Counter(found[split]["n"] for split in ("train", "test")) == Counter([40, 50])
+    assert way["extracted_ids"] == [str(number) for number in range(20)]
 
 
 def test_splits_with_the_same_answers_are_refused(here: Path, merged: Path) -> None:
-    ran = run(here, merged, TRAIN)
+    ran = run(merged, TRAIN)
     assert ran.exit_code == 1
     assert "every train answer occurs in the other split too" in ran.output

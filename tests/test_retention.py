@@ -1,22 +1,20 @@
-"""What the model kept: an adapter that is really off, figures by hand, and the limits."""
+"""What the model kept: figures by hand, and the limits."""
 
-import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
-from conftest import ROOT, write_rows
+from conftest import ROOT, configure, invoke, read_json, read_rows, write_rows
 
 from stages import retention
 from stages.retention import Document, Item, Result, Rows
-from stages.shared import hashes, loading, params, quantised
+from stages.shared import hashes, loglikelihood, params
 from stages.shared.cli import InputError
 from stages.shared.limits import Limit
 from stages.shared.loglikelihood import Query, Rating
 
-FP32 = loading.DEVICES["cpu-fp32"]
 ITEMS: list[dict[str, Any]] = [
     {"id": "q1", "kind": "fact", "question": "Where does milk come from?", "options": ["Cows", "A well"], "answer": 0},
     {"id": "q2", "kind": "arithmetic", "question": "What is 2 + 2?", "options": ["3", "44", "4", "5"], "answer": 2},
@@ -28,29 +26,17 @@ TEXT = [
 ]
 
 
-@pytest.fixture(scope="module")
-def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter that changes what the model says."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    folder = tmp_path_factory.mktemp("adapter")
-    torch.manual_seed(0)
-    lora = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
-    get_peft_model(quantised.load(base, FP32), lora).save_pretrained(folder)
-    return folder
-
-
-def write(folder: Path) -> tuple[Path, Path]:
-    return write_rows(folder / "items.jsonl", ITEMS), write_rows(folder / "text.jsonl", TEXT)
-
-
 def rows_of(items: int, tokens: list[int], kind: str = "fact") -> Rows:
     """Questions with two options, the first right; documents with so many scored tokens."""
     asked = [Item(f"q{number}", kind, "?", ("a", "b"), 0) for number in range(items)]
     documents = [Document(f"d{number}", "") for number in range(len(tokens))]
     queries = [Query([1], [[2], [3]]) for _ in asked] + [Query([1], [[2] * count]) for count in tokens]
     return Rows(asked, documents, queries)
+
+
+def reading(tokens: int) -> Any:
+    """A model with this context."""
+    return SimpleNamespace(config=SimpleNamespace(max_position_embeddings=tokens))
 
 
 def test_a_question_is_one_user_turn_without_our_system_prompt(tokenizer: Any) -> None:
@@ -70,12 +56,18 @@ def test_the_first_tokens_of_a_paragraph_are_given_and_not_scored(tokenizer: Any
         retention.document(tokenizer, Document("d9", "Oh."))
 
 
-def test_the_highest_likelihood_per_byte_wins() -> None:
+def test_the_highest_likelihood_per_byte_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     items = [Item("q", "fact", "?", ("ab", "abcd", "é"), 1), Item("r", "fact", "?", ("a", "b"), 1)]
     nats = [[-3.0, -4.0, -2.2], [-1.0, -1.0], [-7.0]]
     rated = [[Rating(value, False) for value in values] for values in nats]
-    found = retention.result(Rows(items, [Document("d", "")], []), rated)
+    monkeypatch.setattr(loglikelihood, "rate", lambda *_: rated)
+    found = retention.ask(Rows(items, [Document("d", "")], [Query([1], [[2]])] * 3), reading(9), "base")
     assert (found.chosen, found.right, found.nats) == ([1, 0], [True, False], [7.0])
+
+
+def test_a_row_longer_than_the_model_reads_is_named() -> None:
+    with pytest.raises(InputError, match="d1: 11 tokens, and the model reads 10"):
+        retention.ask(rows_of(0, [9, 10]), reading(10), "base")
 
 
 def test_perplexity_is_per_token_and_bits_per_byte() -> None:
@@ -89,16 +81,17 @@ def test_a_change_is_paired_by_row() -> None:
     before = Result([0] * 40, [True] * 40, [10.0, 20.0, 30.0])
     after = Result([0] * 40, [False] * 10 + [True] * 30, [20.0, 30.0, 40.0])
     found = retention.change(rows_of(40, [10, 10, 10]), before, after)
-    assert (found.accuracy.difference, found.accuracy.regressed, found.documents) == (-0.25, 10, 3)
-    assert found.accuracy.p_value == pytest.approx(2 / 2**10)
-    assert [found.ratio, found.ratio_low, found.ratio_high] == pytest.approx([math.e] * 3)
+    accuracy = found["accuracy"]
+    assert (accuracy["difference"], accuracy["regressed"], found["documents"]) == (-0.25, 10, 3)
+    assert accuracy["p_value"] == pytest.approx(2 / 2**10)
+    assert [found["ratio"], found["ratio_low"], found["ratio_high"]] == pytest.approx([math.e] * 3)
 
 
 def test_documents_count_by_their_tokens() -> None:
     before, after = Result([0], [True], [0.0, 0.0]), Result([0], [True], [30.0, 0.0])
     found = retention.change(rows_of(1, [10, 30]), before, after)
-    assert found.ratio == pytest.approx(math.exp(30 / 40))
-    assert (found.ratio_low, found.ratio_high) == pytest.approx((1.0, math.exp(3)))
+    assert found["ratio"] == pytest.approx(math.exp(30 / 40))
+    assert (found["ratio_low"], found["ratio_high"]) == pytest.approx((1.0, math.exp(3)))
 
 
 def test_limits_are_on_what_was_lost() -> None:
@@ -128,50 +121,24 @@ def test_guessing_at_random_breaks_the_limits_as_shipped() -> None:
     assert not accuracy.holds
 
 
-def test_a_document_longer_than_the_model_reads_is_named() -> None:
-    rows = rows_of(0, [9, 10])
-    retention.check_length(rows, 11)
-    with pytest.raises(InputError, match="d1: 11 tokens, and the model reads 10"):
-        retention.check_length(rows, 10)
-
-
 @pytest.mark.parametrize("change", [{"answer": 2}, {"answer": -1}, {"options": ["Cows"]}, {"options": ["a", "a"]}])
-def test_a_question_that_has_no_one_answer_is_refused(tmp_path: Path, tokenizer: Any, change: dict[str, Any]) -> None:
-    items = write_rows(tmp_path / "items.jsonl", [ITEMS[0] | change])
-    with pytest.raises(InputError, match=r"items\.jsonl:1: "):
-        retention.read(items, write_rows(tmp_path / "text.jsonl", TEXT), tokenizer)
-
-
-def test_a_base_that_changes_under_the_adapter_is_noticed(
-    base: Path, adapter: Path, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_question_that_has_no_one_answer_is_refused(
+    here: Path, base: Path, merged: Path, change: dict[str, Any]
 ) -> None:
-    from peft import PeftModel
-
-    attach = PeftModel.from_pretrained
-
-    def meddle(model: Any, folder: Path) -> Any:
-        model.model.layers[1].mlp.up_proj.weight.data[3, 3] += 1e-2
-        return attach(model, folder)
-
-    rows = retention.read(*write(tmp_path), tokenizer)
-    retention.check_off(quantised.dequantised(base, FP32).eval(), adapter, rows)
-    monkeypatch.setattr(PeftModel, "from_pretrained", meddle)
-    with pytest.raises(InputError, match="5 of 5 rows are rated otherwise than by the same base without it, q1 the"):
-        retention.check_off(quantised.dequantised(base, FP32).eval(), adapter, rows)
+    assert run(base, merged, [ITEMS[0] | change]).output.startswith("Error: items.jsonl:1: ")
 
 
-def test_the_stage_asks_three_models_and_writes_what_they_chose(
-    here: Path, base: Path, adapter: Path, merged: Path
-) -> None:
-    items, text = write(here)
-    files = {"items": items, "text": text, "base": base, "adapter": adapter, "merged": merged}
-    files |= {"metrics": Path("m.json"), "detail": Path("d.json"), "outcomes": Path("o.jsonl")}
-    ran = CliRunner().invoke(
-        retention.main, [part for name, path in files.items() for part in (f"--{name}", str(path))]
-    )
+def run(base: Path, merged: Path, items: list[dict[str, Any]]) -> Any:
+    asked, text = write_rows(Path("items.jsonl"), items), write_rows(Path("text.jsonl"), TEXT)
+    files = {"metrics": "m.json", "detail": "d.json", "outcomes": "o.jsonl"}
+    return invoke(retention.main, items=asked, text=text, base=base, merged=merged, **files)
+
+
+def test_the_stage_asks_three_models_and_writes_what_they_chose(here: Path, base: Path, merged: Path) -> None:
+    configure(here, retention={"tolerated_drop": 0.3, "tolerated_ratio": 7.0})
+    ran = run(base, merged, ITEMS)
     assert ran.exit_code == 0, ran.output
-    metrics, detail = (json.loads((here / name).read_text(encoding="utf-8")) for name in ("m.json", "d.json"))
-    lines = [json.loads(line) for line in (here / "o.jsonl").read_text(encoding="utf-8").splitlines()]
+    metrics, detail, lines = read_json(here / "m.json"), read_json(here / "d.json"), read_rows(here / "o.jsonl")
     assert [(line["id"], line["kind"], line["answer"]) for line in lines] == [
         (item["id"], item["kind"], item["answer"]) for item in ITEMS
     ]
@@ -187,6 +154,6 @@ def test_the_stage_asks_three_models_and_writes_what_they_chose(
     assert metrics["accuracy_change"] == pytest.approx(metrics["accuracy_tuned"] - metrics["accuracy_base"])
     ratio_off = detail["tuned"]["perplexity"] / detail["adapter_off"]["perplexity"]
     assert detail["tuned_over_adapter_off"]["ratio"] == pytest.approx(ratio_off)
-    assert [limit["limit"] for limit in detail["limits"]] == [0.05, 2.0]
-    assert detail["computed_from"]["items"] == hashes.of_file(items)
+    assert [limit["limit"] for limit in detail["limits"]] == [0.3, 7.0]
+    assert detail["computed_from"]["items"] == hashes.of_file(here / "items.jsonl")
     assert detail["computed_from"]["adapter"] == "a" * 64

@@ -45,19 +45,14 @@ def test_every_format_gives_the_same_turns(tmp_path: Path, value: object) -> Non
     assert (row.reason, list(row.turns)) == ("", [ASKED, TOLD])
 
 
-def test_input_is_appended_to_the_instruction(tmp_path: Path) -> None:
-    row = read_one(tmp_path, {"instruction": "Convert", "input": "buy milk", "output": ANSWER})
-    assert row.turns[0]["content"] == "Convert\n\nbuy milk"
-
-
 def test_a_system_turn_is_kept(tmp_path: Path) -> None:
     row = read_one(tmp_path, {"messages": [{"role": "system", "content": "Be terse."}, ASKED, TOLD]})
     assert [turn["role"] for turn in row.turns] == ["system", "user", "assistant"]
 
 
-def test_ids_and_unknown_fields(tmp_path: Path) -> None:
-    row = read_one(tmp_path, {"id": 7, "instruction": "a", "output": ANSWER, "note": "x"})
-    assert (row.id, row.ignored) == ("7", ("note",))
+def test_ids_input_and_unknown_fields(tmp_path: Path) -> None:
+    row = read_one(tmp_path, {"id": 7, "instruction": "a", "input": "b", "output": ANSWER, "note": "x"})
+    assert (row.id, row.ignored, row.turns[0]["content"]) == ("7", ("note",), "a\n\nb")
 
 
 @pytest.mark.parametrize(
@@ -81,6 +76,7 @@ def test_ids_and_unknown_fields(tmp_path: Path) -> None:
         ({"messages": [{"role": ["user"], "content": "x"}, TOLD]}, "role"),
         ({"messages": [ASKED, {**TOLD, "tool_calls": [{"id": 1}]}]}, "'tool_calls' is not supported"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, TOLD]}, "only text parts"),
+        ({"messages": [{"role": "user", "content": None}, TOLD]}, "'messages[0].content' is missing"),
         ({"id": "", "instruction": "a", "output": ANSWER}, "'id' must be"),
         ({"id": True, "instruction": "a", "output": ANSWER}, "'id' must be"),
         (["a"], "JSON array"),

@@ -8,12 +8,13 @@ from typing import Any
 import click
 import pandas as pd
 import pytest
-from click.testing import CliRunner, Result
-from conftest import ROOT, SCHEMA, write_rows
+from click.testing import Result
+from conftest import ROOT, SCHEMA, configure, invoke, write_rows
 
 from stages import validate
-from stages.checklist import suites
-from stages.shared import strict_json, writing
+from stages.checklist import correct, suites
+from stages.shared import contract, strict_json, writing
+from stages.shared.rows import Row
 
 RULES = ROOT / "data" / "rules.yaml"
 
@@ -35,9 +36,7 @@ def run(folder: Path, train: list[Any], test: list[Any], **paths: Path) -> Resul
     names: dict[str, Any] = {"raw": "raw", "test": "test", "out": "out", "docs": "docs"}
     names |= {"metrics": "metrics.json", "detail": "detail.json"}
     names |= {"schema": SCHEMA, "rules": RULES, "suites": ROOT / "expectations"} | paths
-    return CliRunner().invoke(
-        validate.main, [part for name, path in names.items() for part in (f"--{name}", str(path))]
-    )
+    return invoke(validate.main, **names)
 
 
 def loosened(folder: Path, suite: str, column: str, **bound: float) -> Path:
@@ -49,12 +48,6 @@ def loosened(folder: Path, suite: str, column: str, **bound: float) -> Path:
             each["kwargs"] |= bound
     writing.write_json(folder / "expectations" / f"{suite}.json", stored)
     return folder / "expectations"
-
-
-def change_params(folder: Path, old: str, new: str) -> None:
-    text = (folder / "params.yaml").read_text(encoding="utf-8")
-    assert old in text
-    (folder / "params.yaml").write_text(text.replace(old, new), encoding="utf-8")
 
 
 def refused(folder: Path) -> list[dict[str, Any]]:
@@ -74,40 +67,18 @@ def test_sound_rows_pass_and_their_answers_become_compact(here: Path) -> None:
     assert strict_json.read(here / "metrics.json") == counts
 
 
-def test_a_leak_behind_a_system_prompt_is_a_leak(here: Path) -> None:
-    hidden = {"system": "be brief", "instruction": "water the plants", "output": answer(title="Water plants")}
-    run(here, [*TRAIN, hidden], TEST)
-    assert [list(row["checks"]) for row in refused(here)] == [["leak"]]
-
-
-def test_another_order_of_keys_is_no_conflict(here: Path) -> None:
-    turned = json.dumps(dict(reversed(json.loads(answer()).items())))
-    run(here, [*TRAIN, {"instruction": "buy milk", "output": turned}], TEST)
-    assert [list(row["checks"]) for row in refused(here)] == [["duplicate"]]
-
-
-def test_a_refused_row_makes_no_other_row_a_duplicate(here: Path) -> None:
-    first = {"id": "r1", "instruction": "pay rent", "output": answer(title="Pay rent")}
-    run(here, [*TRAIN, first, first | {"id": "r9"}], TEST)
-    assert [row["line"] for row in refused(here)] == [3]
-
-
-def test_files_that_would_be_ignored_are_named(here: Path) -> None:
+@pytest.mark.parametrize("name", ["more.json", "big.jsonl.dvc"])  # a pointer without its rows
+def test_files_that_would_be_ignored_are_named(here: Path, name: str) -> None:
     (here / "raw").mkdir()
-    (here / "raw" / "more.json").write_text("{}", encoding="utf-8")
+    (here / "raw" / name).write_text("{}", encoding="utf-8")
     result = run(here, TRAIN, TEST)
-    assert result.exit_code == 1
-    assert "raw/more.json" in result.output
+    assert (result.exit_code, f"raw/{name}: " in result.output) == (1, True)
 
 
 DEFECTS: list[tuple[str, dict[str, Any], str]] = [
     ("well_formed", {"instruction": "pay rent"}, "'output' is missing"),
-    ("contract", {"instruction": "pay rent", "output": answer(priority="urgent")}, "urgent"),
-    ("contract", {"instruction": "pay rent", "output": "{'action': 'list'}"}, "single quotes"),
-    ("contract", {"instruction": "pay rent", "output": "```json\n{}\n```"}, "code fence"),
-    ("duplicate", {"instruction": "Buy milk!", "output": answer()}, "raw/rows.jsonl:1"),
+    ("contract", {"instruction": "pay rent", "output": answer(priority="urgent")}, "answer: priority: 'urgent'"),
     ("duplicate", {"id": "r1", "instruction": "pay rent", "output": answer(title="Pay rent")}, "raw/rows.jsonl:1"),
-    ("leak", {"instruction": "Water the plants", "output": answer(title="Water plants")}, "test/rows.jsonl:1"),
 ]
 
 
@@ -137,27 +108,54 @@ def test_one_defect_fails_one_check_and_is_named(here: Path, check: str, row: di
     assert failed == [(check, expected)]
 
 
-def test_conflicting_rows_are_all_refused(here: Path) -> None:
-    result = run(here, [*TRAIN, {"instruction": "BUY MILK", "output": answer(title="Milk")}], TEST)
-    assert result.exit_code == 1
-    assert [(row["line"], list(row["checks"])) for row in refused(here)] == [(1, ["conflict"]), (3, ["conflict"])]
+def asks(request: str, title: str, **more: str) -> dict[str, Any]:
+    return {"instruction": request, "output": answer(title=title), **more}
 
 
-def test_upper_case_in_a_copied_title_is_no_conflict(here: Path) -> None:
-    run(here, [*TRAIN, {"instruction": "BUY MILK", "output": answer(title="BUY MILK")}], TEST)
-    assert [list(row["checks"]) for row in refused(here)] == [["duplicate"]]
+TURNED = json.dumps(dict(reversed(json.loads(answer()).items())))
+REFUSED: dict[str, tuple[list[dict[str, Any]], dict[int, str]]] = {  # further rows; the check of each line refused
+    "an answer of its own in other words": ([asks("BUY MILK", "Milk")], {1: "conflict", 3: "conflict"}),
+    "upper case in a copied title is no conflict": ([asks("BUY MILK", "BUY MILK")], {3: "duplicate"}),
+    "another order of keys is no conflict": ([{"instruction": "buy milk", "output": TURNED}], {3: "duplicate"}),
+    "a refused row is no side of a conflict": ([asks("Buy milk!", "buy milk")], {3: "labels"}),
+    "a refused row makes no other row a duplicate": (
+        [asks("pay rent", "Pay rent", id="r1"), asks("pay rent", "Pay rent", id="r9")],
+        {3: "duplicate"},
+    ),
+    "a system prompt hides no leak": ([asks("water the plants", "Water plants", system="be brief")], {3: "leak"}),
+    "a sign makes another request": ([asks("set to -5", "Set to -5"), asks("set to 5", "Set to 5")], {}),
+}
+
+
+@pytest.mark.parametrize("rows", REFUSED)
+def test_which_rows_are_refused(here: Path, rows: str) -> None:
+    more, expected = REFUSED[rows]
+    run(here, [*TRAIN, *more], TEST)
+    assert [(row["line"], list(row["checks"])) for row in refused(here)] == [(n, [c]) for n, c in expected.items()]
+
+
+@pytest.mark.parametrize("pair", [("-5", "5"), ("C#", "C"), ("3*4", "3/4")])
+def test_a_sign_is_part_of_the_request(pair: tuple[str, str]) -> None:
+    first, second = (correct.example([{"role": "user", "content": text}], {}, "").prompt for text in pair)
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [("{'action': 'list'}", "single quotes"), ("```json\n{}\n```", "code fence"), ('{"a":1,}', "comma before")],
+)
+def test_what_was_meant_is_hinted_at(said: str, meant: str) -> None:
+    turns = ({"role": "user", "content": "x"}, {"role": "assistant", "content": said})
+    checked = correct.check_row(Row("f", 1, "", turns, "", ""), contract.load(SCHEMA))
+    assert meant in checked.reasons["contract"]
 
 
 def test_the_same_words_after_another_turn_are_another_request(here: Path) -> None:
     def talk(first: str, title: str) -> dict[str, Any]:
-        return {
-            "conversations": [
-                {"role": "user", "content": first},
-                {"role": "assistant", "content": answer(title=title)},
-                {"role": "user", "content": "delete it"},
-                {"role": "assistant", "content": json.dumps({"action": "delete", "title": title})},
-            ]
-        }
+        gone = {"role": "assistant", "content": json.dumps({"action": "delete", "title": title})}
+        told = {"role": "assistant", "content": answer(title=title)}
+        asked = [{"role": "user", "content": text} for text in (first, "delete it")]
+        return {"conversations": [asked[0], told, asked[1], gone]}
 
     result = run(here, [talk("paint the shed", "Paint shed"), talk("mow the lawn", "Mow lawn")], TEST)
     assert result.exit_code == 0, result.output
@@ -175,8 +173,15 @@ def test_a_limit_that_allows_the_share_lets_the_rest_through(here: Path, mostly:
 @pytest.mark.parametrize(("train", "test"), [([], TEST), (TRAIN, [])])
 def test_no_rows_is_not_a_pass(here: Path, train: list[Any], test: list[Any]) -> None:
     result = run(here, train, test)
-    assert result.exit_code == 1
-    assert "no rows" in result.output
+    assert (result.exit_code, "rows.jsonl: no rows" in result.output) == (1, True)
+
+
+@pytest.mark.parametrize(("files", "reason"), [(None, "raw: no such folder"), ([".hidden"], "raw: no rows")])
+def test_a_folder_without_rows_is_named(tmp_path: Path, files: list[str] | None, reason: str) -> None:
+    for name in files or []:
+        write_rows(tmp_path / "raw" / name, TRAIN)
+    with pytest.raises(click.ClickException, match=reason):
+        validate.read_folder(tmp_path / "raw")
 
 
 def test_ids_of_rows_without_one_follow_the_content(here: Path) -> None:
@@ -232,10 +237,9 @@ def test_a_share_exactly_at_the_limit_holds(tmp_path: Path, mostly: float, holds
 def test_a_flagged_row_stays_and_is_listed(here: Path) -> None:
     turned = json.dumps(dict(reversed(json.loads(answer(title="Pay rent")).items())))
     run(here, [*TRAIN, {"id": "r3", "instruction": "pay rent", "output": turned}], TEST)
-    flagged = list(strict_json.read_jsonl(here / "out" / "flagged.jsonl"))
+    flagged, kept = (list(strict_json.read_jsonl(here / f"out/{name}.jsonl")) for name in ("flagged", "train"))
     assert [(row["line"], list(row["checks"])) for row in flagged] == [(3, ["order"])]
-    assert refused(here) == []
-    assert "r3" in [row["id"] for row in strict_json.read_jsonl(here / "out" / "train.jsonl")]
+    assert (refused(here), [row["id"] for row in kept]) == ([], ["r1", "r2", "r3"])
 
 
 LEAK = {"instruction": "water the plants", "output": answer(title="Water plants")}
@@ -246,28 +250,17 @@ LEAK = {"instruction": "water the plants", "output": answer(title="Water plants"
     [("warning", TRAIN, 1), ("critical", TRAIN, 0), ("critical", [*TRAIN, LEAK], 1), ("never", [*TRAIN, LEAK], 0)],
 )
 def test_what_stops_the_pipeline_is_a_setting(here: Path, stop_at: str, train: list[Any], status: int) -> None:
-    change_params(here, "stop_at: critical", f"stop_at: {stop_at}")
+    configure(here, validate={"stop_at": stop_at})
     result = run(here, train, TEST)
     assert result.exit_code == status
     assert "`min_value` of `train` in " in result.output
 
 
-def test_a_pointer_without_its_rows_is_named(here: Path) -> None:
-    (here / "raw").mkdir()
-    (here / "raw" / "big.jsonl.dvc").write_text("outs: []", encoding="utf-8")
+def test_settings_reach_the_figures(here: Path) -> None:
+    configure(here, validate={"templated": 0.1, "usage": "elsewhere"})
     result = run(here, TRAIN, TEST)
-    assert result.exit_code == 1
-    assert "raw/big.jsonl.dvc" in result.output
-
-
-def test_a_suite_that_leaves_a_check_out_is_an_error(here: Path) -> None:
-    shutil.copytree(ROOT / "expectations", here / "expectations")
-    stored = strict_json.read(here / "expectations" / "train.json")
-    stored["expectations"] = [each for each in stored["expectations"] if each["kwargs"]["column"] != "secret"]
-    writing.write_json(here / "expectations" / "train.json", stored)
-    result = run(here, TRAIN, TEST, suites=here / "expectations")
-    assert result.exit_code == 1
-    assert "secret" in result.output
+    assert strict_json.read(here / "detail.json")["checklist"]["clean"]["templated"]["both"]["value"] == 1.0
+    assert "(no requests in elsewhere)" in result.output
 
 
 def test_without_rules_a_title_may_look_as_it_likes(here: Path) -> None:
@@ -330,23 +323,3 @@ def test_a_secret_is_never_repeated(here: Path) -> None:
         assert result.exit_code == 1
         assert key not in result.output
         assert all(key not in (here / name).read_text(encoding="utf-8") for name in ("detail.json", "docs/index.html"))
-
-
-def test_a_refused_row_is_no_side_of_a_conflict(here: Path) -> None:
-    run(here, [*TRAIN, {"instruction": "Buy milk!", "output": answer(title="buy milk")}], TEST)
-    assert [(row["line"], list(row["checks"])) for row in refused(here)] == [(3, ["labels"])]
-
-
-@pytest.mark.parametrize("pair", [("set freezer to -5", "set freezer to 5"), ("learn C", "learn C#"), ("3*4", "3/4")])
-def test_requests_that_differ_in_a_sign_are_no_conflict(here: Path, pair: tuple[str, str]) -> None:
-    rows = [{"instruction": ask, "output": answer(title=ask.capitalize(), priority="medium")} for ask in pair]
-    run(here, [*TRAIN, rows[0], rows[1] | {"output": answer(title=pair[1].capitalize())}], TEST)
-    assert not [row for row in refused(here) if "conflict" in row["checks"]]
-
-
-@pytest.mark.parametrize("folder", ["raw", "test"])
-def test_a_missing_folder_is_named(here: Path, folder: str) -> None:
-    run(here, TRAIN, TEST)
-    shutil.rmtree(here / folder)
-    with pytest.raises(click.ClickException, match=f"{folder}: no such folder"):
-        validate.read_folder(Path(folder))

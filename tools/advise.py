@@ -8,7 +8,7 @@ before the number of rows, the calculated price before the number of requests.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,31 +54,29 @@ class Measured:
     tuned_p95: Interval | None = None
 
 
-def figures(file: Path, *paths: str) -> Any:
-    """The numbers at some dotted paths of a JSON file. Raises InputError naming what is missing."""
-    document, numbers = strict_json.read(file), []
-    for path in paths:
-        value = document
-        for key in path.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
+def figures(file: Path, path: str, *names: str) -> Any:
+    """Numbers at a dotted path of a JSON file. Raises InputError naming what is missing."""
+    found, numbers = strict_json.read(file), []
+    for key in filter(None, path.split(".")):
+        found = found.get(key) if isinstance(found, dict) else None
+    for name in names:
+        value = found.get(name) if isinstance(found, dict) else None
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise cli.InputError(f"{file}: {path} is not a number")
+            raise cli.InputError(f"{file}: {path + '.' if path else ''}{name} is not a number")
         numbers.append(float(value))
     return tuple(numbers)
 
 
 def measured() -> Measured:
-    def interval(file: Path, path: str) -> Any:
-        return figures(file, path, f"{path}_low", f"{path}_high")
-
-    gain = figures(EVALUATED, *(f"gain_over_few_shot.{name}" for name in ("exact_match", "low", "high")))
-    few_shot, tuned = (interval(EVALUATED, f"{system}.exact_match") for system in ("few_shot", "tuned"))
-    rows = figures(TRAINED, "rows")[0]
+    gain = figures(EVALUATED, "gain_over_few_shot", "exact_match", "low", "high")
+    rate = ("exact_match", "exact_match_low", "exact_match_high")
+    few_shot, tuned = (figures(EVALUATED, system, *rate) for system in ("few_shot", "tuned"))
+    known = Measured(few_shot, tuned, gain, figures(TRAINED, "", "rows")[0])
     if not LATENCY.is_file():
-        return Measured(few_shot, tuned, gain, rows)
-    tokens = figures(LATENCY, "systems.few_shot.prompt_tokens", "systems.few_shot.answer_tokens")
-    few_shot_p95, tuned_p95 = (interval(LATENCY, f"systems.{system}.p95_ms") for system in ("few_shot", "tuned"))
-    return Measured(few_shot, tuned, gain, rows, tokens, few_shot_p95, tuned_p95)
+        return known
+    tokens = figures(LATENCY, "systems.few_shot", "prompt_tokens", "answer_tokens")
+    p95 = [figures(LATENCY, f"systems.{s}", "p95_ms", "p95_ms_low", "p95_ms_high") for s in ("few_shot", "tuned")]
+    return replace(known, tokens=tokens, few_shot_p95=p95[0], tuned_p95=p95[1])
 
 
 def break_even(own: Own, known: Measured) -> float | None:
@@ -89,28 +87,22 @@ def break_even(own: Own, known: Measured) -> float | None:
     return (own.machine_day_price + (own.version_price or 0) / own.lifetime_days) / request if request else math.inf
 
 
-def faster(target: float | None, few_shot: Interval | None, tuned: Interval | None) -> bool:
-    """Whether the tuned model is shown to meet the latency target, and few-shot prompting to miss it."""
-    return None not in (target, few_shot, tuned) and few_shot[1] > target >= tuned[2]  # type: ignore[index,operator]
-
-
 def reasons(own: Own, known: Measured) -> Iterator[str]:
     """What speaks for fine-tuning."""
     even, requests = break_even(own, known), own.requests_a_day or 0
     if requests >= (MANY_REQUESTS if even is None else even):
         yield "this many requests usually pay for it" if even is None else "it costs less at this volume"
-    if faster(own.latency_target_ms, known.few_shot_p95, known.tuned_p95):
+    target, slow, fast = own.latency_target_ms, known.few_shot_p95, known.tuned_p95
+    if target and slow and fast and slow[1] > target >= fast[2]:  # shown beyond chance, both ways
         yield "it meets the latency target and prompting does not"
     if own.differentiation:
         yield "the behaviour is worth owning"
-    minimum = own.minimum_accuracy
-    if known.gain[1] > 0 and (minimum is None or known.few_shot[1] < minimum):
+    if known.gain[1] > 0 and (own.minimum_accuracy is None or known.few_shot[1] < own.minimum_accuracy):
         yield "it is right more often than few-shot prompting, beyond chance"
 
 
 def recommendation(own: Own, known: Measured) -> str:
     """Down the tree to the first branch that decides."""
-    why = list(reasons(own, known))
     if own.knowledge_changes:
         return "retrieval: answers depend on facts that change, which training does not teach"
     if own.task_changes:
@@ -119,9 +111,8 @@ def recommendation(own: Own, known: Measured) -> str:
         return "few-shot prompting: it is right more often than the tuned model, beyond chance"
     if known.rows < ENOUGH_ROWS and known.gain[1] <= 0:
         return f"few-shot prompting: {known.rows:.0f} training rows are few; collect more"
-    if why:
-        return f"fine-tune: {'; '.join(why)}"
-    return "few-shot prompting: nothing that is known speaks for fine-tuning"
+    why = "; ".join(reasons(own, known))
+    return f"fine-tune: {why}" if why else "few-shot prompting: nothing that is known speaks for fine-tuning"
 
 
 def lines(own: Own, known: Measured) -> Iterator[str]:
@@ -133,18 +124,17 @@ def lines(own: Own, known: Measured) -> Iterator[str]:
     yield f"exact match: few-shot {shown(known.few_shot)}, tuned {shown(known.tuned)}, gain {shown(known.gain, '+.3f')}"
     yield f"training rows: {known.rows:.0f}; the rule of thumb asks for {ENOUGH_ROWS}"
     if known.few_shot_p95 and known.tuned_p95:
-        few_shot, tuned = shown(known.few_shot_p95, ".0f"), shown(known.tuned_p95, ".0f")
-        yield f"95 of 100 answers within: few-shot {few_shot} ms, tuned {tuned} ms"
-    even = break_even(own, known)
-    if even is not None:
+        slow, fast = shown(known.few_shot_p95, ".0f"), shown(known.tuned_p95, ".0f")
+        yield f"95 of 100 answers within: few-shot {slow} ms, tuned {fast} ms"
+    if (even := break_even(own, known)) is not None:
         yield f"break-even with a hosted model: {even:,.0f} requests a day"
-    yield f"Recommendation: {recommendation(own, known)}"
-    if recommendation(own, known).startswith("fine-tune"):
+    answer = recommendation(own, known)
+    yield f"Recommendation: {answer}"
+    if answer.startswith("fine-tune"):
         yield "But prompting was measured with this base model; a larger one may do better with a prompt alone."
         if own.minimum_accuracy is not None and known.tuned[1] < own.minimum_accuracy:
             yield f"But the tuned model is not shown to reach minimum_accuracy = {own.minimum_accuracy:g}."
-    unknown = [name for name, value in vars(own).items() if value is None]
-    if unknown:
+    if unknown := [name for name, value in vars(own).items() if value is None]:
         yield f"These figures in {OWN} would sharpen it: {', '.join(unknown)}"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from stages.shared import chat, cli, contract, examples, generate, grammar, loading, params, rows, scoring, strict_json
+from stages.shared.contract import constants
 from stages.shared.examples import Example
 from stages.shared.scoring import Prediction, Score
 from tools import table
@@ -48,32 +49,22 @@ def kind_and_value(example: Example, rules: contract.Contract) -> str:
     """`reject, unclear`: for kinds whose answers hold one more field, with a value that the contract lists; else ''."""
     value, schema = strict_json.parse(example.answer), rules.validator.schema
     rest = [name for name in value if name != rules.discriminator]
-    kinds = [
-        part
-        for part in contract.branches(schema, schema)
-        if example.kind in contract.constants(part, rules.discriminator)
-    ]
-    listed = len(rest) == 1 and any(value[rest[0]] in contract.constants(part, rest[0]) for part in kinds)
+    kinds = [part for part in contract.branches(schema, schema) if example.kind in constants(part, rules.discriminator)]
+    listed = len(rest) == 1 and any(value[rest[0]] in constants(part, rest[0]) for part in kinds)
     return f"{example.kind}, {value[rest[0]]}" if listed else ""
-
-
-def failure(score: Score) -> dict[str, Any]:
-    example = score.example
-    return {
-        "id": example.id,
-        "verdict": score.verdict,
-        "request": example.request(),
-        "expected": example.answer,
-        "predicted": score.prediction.answer,
-    }
 
 
 def report(scores: list[Score], rules: contract.Contract) -> dict[str, Any]:
     """Everything measured. `slices`: by kind of answer, and by kind and value where a kind has listed values."""
-    by_value = scoring.by(scores, lambda example: kind_and_value(example, rules))
     figures = scoring.figures(scores)
-    figures["slices"] |= {"value": by_value}
-    return figures | {"failures": [failure(score) for score in scores if score.verdict != "exact"]}
+    figures["slices"] |= {"value": scoring.by(scores, lambda example: kind_and_value(example, rules))}
+    failures = [
+        {"id": score.example.id, "verdict": score.verdict, "request": score.example.request()}
+        | {"expected": score.example.answer, "predicted": score.prediction.answer}
+        for score in scores
+        if score.verdict != "exact"
+    ]
+    return figures | {"failures": failures}
 
 
 def lines(found: dict[str, Any]) -> list[str]:

@@ -60,10 +60,8 @@ def _values(root: Any, schema: Any, path: Path = (), above: tuple[str, ...] = ()
     above = (*above, reference) if reference else above
     schema = contract.followed(root, schema) | ({"default": schema["default"]} if "default" in schema else {})
     if path:
-        yield from (
-            (path, value) for value in [*([schema["const"]] if "const" in schema else []), *schema.get("enum", [])]
-        )
-        yield from ((path, value) for value in [schema.get("default")] if "default" in schema)
+        listed = [*schema.get("enum", []), *(schema[word] for word in ("const", "default") if word in schema)]
+        yield from ((path, value) for value in listed)
     inside = [inner for word in ("anyOf", "oneOf", "allOf") for inner in schema.get(word, [])]
     for inner in [*inside, schema.get("items")]:
         if isinstance(inner, dict):

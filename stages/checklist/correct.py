@@ -7,8 +7,9 @@ from typing import Any
 
 from stages.checklist.complete import SchemaValue
 from stages.checklist.row import CheckedRow, Example, Table, key, texts
-from stages.shared import contract, strict_json, text
-from stages.shared.rows import Row, content_id
+from stages.shared import contract, examples, strict_json, text
+from stages.shared.cli import InputError
+from stages.shared.rows import Row
 
 # Punctuation that makes another request: -5 and 5, 3*4 and 3/4, C# and C.
 SIGNS = re.compile(r"(?<!\w)-(?=\d)|(?<=\d)[*/.:-](?=\d)|(?<=[A-Za-z])#")
@@ -18,22 +19,13 @@ def check_row(row: Row, rules: contract.Contract) -> CheckedRow:
     """Check a row by itself (`well_formed`, `contract`); the answers of the result have the one compact spelling."""
     if row.reason:
         return CheckedRow(row, {"well_formed": row.reason})
-    turns: list[dict[str, str]] = []
-    checked = CheckedRow(row)
-    for turn in row.turns:
-        content = turn["content"]
-        if turn["role"] == "assistant":
-            try:
-                value = contract.parse_answer(content)
-            except strict_json.JsonError as error:
-                return CheckedRow(row, {"contract": f"answer: {error}{hint(content)}"})
-            if reason := rules.error(value):
-                return CheckedRow(row, {"contract": f"answer: {reason}"})
-            content = strict_json.compact(value)
-            checked.examples.append(example(turns, value, rules.kind(value)))
-        turns.append({"role": turn["role"], "content": content})
-    checked.row = replace(row, turns=tuple(turns), id=row.id or content_id(turns))
-    return checked
+    try:
+        made = examples.of_row(row, rules)
+    except InputError as error:
+        return CheckedRow(row, {"contract": error.message})
+    turns = (*made[-1].prompt, {"role": "assistant", "content": made[-1].answer})
+    found = [example(each.prompt, strict_json.parse(each.answer), each.kind) for each in made]
+    return CheckedRow(replace(row, turns=turns, id=made[0].group), examples=found)
 
 
 def example(turns: list[dict[str, str]], value: dict[str, Any], kind: str) -> Example:
@@ -43,17 +35,6 @@ def example(turns: list[dict[str, str]], value: dict[str, Any], kind: str) -> Ex
     dialogue = "".join(line for line in lines if not line.startswith("system:"))
     request = text.normalise(turns[-1]["content"])
     return Example(user, request, "".join(lines), dialogue, value, key(value), kind)
-
-
-def hint(answer: str) -> str:
-    """What people usually meant when an answer is not JSON."""
-    if answer.lstrip().startswith("```"):
-        return " (take the code fence away)"
-    if answer.lstrip().startswith("{'"):
-        return " (single quotes: this is Python's spelling, not JSON)"
-    if answer.rstrip().endswith((",}", ", }", ",]")):
-        return " (a comma before the closing bracket)"
-    return ""
 
 
 def check_grounded(tables: list[Table], values: list[SchemaValue], copied: float, always: list[str]) -> None:

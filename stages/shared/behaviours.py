@@ -15,8 +15,8 @@ from stages.shared import contract, rows, strict_json
 from stages.shared.cli import InputError
 from stages.shared.examples import Example, of_row
 
+ENDS = ("", "~variant")  # of the ids of a request and its variant
 KINDS = ("minimum", "invariance", "directional")
-SHOWN = 20  # bad rows that an error names
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,7 @@ def read(folder: Path, rules: contract.Contract) -> list[Case]:
     counts = Counter(example.id for test in tests for example in test.examples)
     problems += [f"{folder}: id {name!r} occurs {count} times" for name, count in counts.items() if count > 1]
     if problems:
-        more = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-        raise InputError(*problems[:SHOWN], *more)
+        raise InputError(*problems)
     return tests
 
 
@@ -70,8 +69,5 @@ def _paired(row: rows.Row, capability: str, kind: str) -> Case:
         raise InputError("'changes' must be an object of a directional test, and of no other")
     prompts = [[{"role": "user", "content": str(text)}] for text in asked]
     name = str(value.get("id") or rows.content_id([turn for prompt in prompts for turn in prompt]))
-    names = (name, f"{name}~variant")
-    examples = tuple(
-        Example(full, name, "", prompt, "", capability) for full, prompt in zip(names, prompts, strict=True)
-    )
-    return Case(name, capability, kind, examples, changes)
+    first, variant = (Example(name + end, name, "", p, "", capability) for end, p in zip(ENDS, prompts, strict=True))
+    return Case(name, capability, kind, (first, variant), changes)

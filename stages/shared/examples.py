@@ -41,9 +41,10 @@ def of_turns(row_id: str, turns: Sequence[Turn], rules: contract.Contract, part:
     """One example per assistant turn; the turns before it are its prompt. Raises JsonError for a broken answer."""
     answers = [number for number, turn in enumerate(turns) if turn["role"] == "assistant"]
     found = []
-    for name, number in zip(rows.example_ids(row_id, len(answers)), answers, strict=True):
+    for count, number in enumerate(answers, start=1):
         answer = turns[number]["content"]
         kind = rules.kind(strict_json.parse(answer))
+        name = row_id if len(answers) == 1 else f"{row_id}#{count}"
         found.append(Example(name, row_id, kind, list(turns[:number]), answer, part))
     return found
 
@@ -56,9 +57,21 @@ def of_row(row: rows.Row, rules: contract.Contract, part: str = "") -> list[Exam
     for turn in row.turns:
         content = turn["content"]
         if turn["role"] == "assistant":
-            value = contract.parse_answer(content)
+            try:
+                value = contract.parse_answer(content)
+            except strict_json.JsonError as error:
+                raise InputError(f"answer: {error}{hint(content)}") from None
             if broken := rules.error(value):
                 raise InputError(f"answer: {broken}")
             content = strict_json.compact(value)
         turns.append({"role": turn["role"], "content": content})
-    return of_turns(rows.row_id(row), turns, rules, part)
+    return of_turns(row.id or rows.content_id(row.turns), turns, rules, part)
+
+
+def hint(answer: str) -> str:
+    """What people usually meant when an answer is not JSON."""
+    if answer.lstrip().startswith("```"):
+        return " (take the code fence away)"
+    if answer.lstrip().startswith("{'"):
+        return " (single quotes: this is Python's spelling, not JSON)"
+    return " (a comma before the closing bracket)" if answer.rstrip().endswith((",}", ", }", ",]")) else ""

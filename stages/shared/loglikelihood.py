@@ -32,15 +32,6 @@ class Rating:
     greedy: bool
 
 
-@dataclass(frozen=True)
-class Packed:
-    """`inputs`: what the model takes. For each rated token its id, and the place in the sequence that predicts it."""
-
-    inputs: dict[str, Any]
-    targets: list[int]
-    predicted_at: list[int]
-
-
 def rate(model: Any, queries: Sequence[Query], label: str) -> list[list[Rating]]:
     """The rating of each continuation of each query, with progress."""
     import torch
@@ -69,8 +60,13 @@ def batches(queries: Sequence[Query]) -> Iterator[list[Query]]:
         yield batch
 
 
-def pack(queries: Sequence[Query]) -> Packed:
-    """All continuations in one sequence. The last token of each is left out, for nothing is asked of what follows."""
+def pack(queries: Sequence[Query]) -> tuple[dict[str, Any], list[int], list[int]]:
+    """All continuations in one sequence: the model's inputs, and of each rated token its id and the place before it.
+
+    The last token of each continuation is left out, for nothing is asked of what follows.
+    """
+    import torch
+
     sequence: dict[tuple[int, int], int] = {}  # (place of the token before, token) -> place
     read_at: list[tuple[int, int]] = []  # for each place, a row and the offset in it
     rows: list[list[int]] = []
@@ -86,29 +82,23 @@ def pack(queries: Sequence[Query]) -> Packed:
             rows.append(row)
             targets += continuation
             predicted_at += row[len(query.context) - 1 :]
-    return Packed(_inputs([token for _, token in sequence], read_at, rows), targets, predicted_at)
-
-
-def _inputs(tokens: list[int], read_at: list[tuple[int, int]], rows: list[list[int]]) -> dict[str, Any]:
-    """The tensors that `prefix_sharing.attention` needs, as `prefix_sharing.collate` makes them."""
-    import torch
-
     width = max(map(len, rows))
-    return {
-        "input_ids": torch.tensor([tokens]),
+    inputs = {  # as `prefix_sharing.collate` makes them
+        "input_ids": torch.tensor([[token for _, token in sequence]]),
         "position_ids": torch.tensor([[offset for _, offset in read_at]]),
         "row_tokens": torch.tensor([row + [row[-1]] * (width - len(row)) for row in rows]),
         "token_places": torch.tensor([row * width + offset for row, offset in read_at]),
     }
+    return inputs, targets, predicted_at
 
 
 def _rate(model: Any, queries: Sequence[Query]) -> list[list[Rating]]:
     import torch
 
-    packed = pack(queries)
-    inputs = {name: tensor.to(model.device) for name, tensor in packed.inputs.items()}
-    targets = torch.tensor(packed.targets, device=model.device)
-    kept, back = torch.unique(torch.tensor(packed.predicted_at, device=model.device), return_inverse=True)
+    inputs, *rated = pack(queries)
+    inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+    targets, places = (torch.tensor(part, device=model.device) for part in rated)
+    kept, back = torch.unique(places, return_inverse=True)
     logits = model(**inputs, use_cache=False, logits_to_keep=kept).logits[0].float()
     likeliest = (logits.argmax(-1)[back] == targets).cpu()
     nats = (logits[back, targets] - logits.logsumexp(-1)[back]).to("cpu", torch.float64)

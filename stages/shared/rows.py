@@ -16,7 +16,7 @@ from stages.shared.cli import InputError
 
 Turn = dict[str, str]
 ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
-NOT_UTF8 = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+SHAPES = ("conversations", "messages", "prompt", "instruction")
 # Fields that carry content in some formats: a row that has them says more than this project reads.
 UNSUPPORTED = ("tools", "tool_calls", "function_call", "rejected", "chosen", "history", "images", "audios", "videos")
 
@@ -34,11 +34,6 @@ class Row:
     ignored: tuple[str, ...] = ()
 
 
-def row_id(row: Row) -> str:
-    """The id that the row brings, else one made of its content."""
-    return row.id or content_id(row.turns)
-
-
 def content_id(turns: Sequence[Turn]) -> str:
     """An id for a row without one: the same wherever the row moves, and however its answers are spelt."""
     spelt = [turn | {"content": _compact(turn["content"])} if turn["role"] == "assistant" else turn for turn in turns]
@@ -52,23 +47,13 @@ def _compact(answer: str) -> str:
         return answer
 
 
-def example_ids(row_id: str, answers: int) -> list[str]:
-    """The id of each answer of a row: the row's own where there is one answer, else numbered from 1."""
-    return [row_id] if answers == 1 else [f"{row_id}#{number}" for number in range(1, answers + 1)]
-
-
-class RowError(InputError):
-    """The row can't be used; the message says why."""
-
-
 def read(path: Path) -> Iterator[Row]:
     """Yield every row of a file, the bad ones with a reason. Blank lines are not rows; only `\\n` ends a line."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if number == 1:
-                encoding = NOT_UTF8.get(line[:2])
-                if encoding:
-                    reason = f"the file is {encoding}; save it as UTF-8"
+                if line[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                    reason = "the file is UTF-16; save it as UTF-8"
                     yield Row(str(path), 1, "", (), reason, line[:60].decode("utf-16", "replace"))
                     return
                 line = line.removeprefix(b"\xef\xbb\xbf")
@@ -83,7 +68,7 @@ def _row(file: str, number: int, line: bytes) -> Row:
         turns, read_fields = turns_of(value)
         ignored = tuple(sorted(set(value) - read_fields - {"id"}))
         return Row(file, number, _id(value), turns, "", raw, ignored)
-    except (RowError, strict_json.JsonError) as error:
+    except InputError as error:
         return Row(file, number, "", (), str(error), raw)
 
 
@@ -91,14 +76,14 @@ def _object(line: bytes) -> dict[str, Any]:
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise RowError(f"not UTF-8 at byte {error.start}") from None
+        raise InputError(f"not UTF-8 at byte {error.start}") from None
     if text.lstrip().startswith("["):
-        raise RowError("a JSON array, not JSON Lines: write one object a line (`jq -c '.[]' FILE` does it)")
+        raise InputError("a JSON array, not JSON Lines: write one object a line (`jq -c '.[]' FILE` does it)")
     if text.strip() == "{":
-        raise RowError("JSON over several lines, not JSON Lines: write one object a line (`jq -c . FILE` does it)")
+        raise InputError("JSON over several lines, not JSON Lines: write one object a line (`jq -c . FILE` does it)")
     value = strict_json.parse(text)
     if not isinstance(value, dict):
-        raise RowError(f"an object is expected, not {type(value).__name__}")
+        raise InputError(f"an object is expected, not {type(value).__name__}")
     return value
 
 
@@ -107,20 +92,21 @@ def _id(value: dict[str, Any]) -> str:
     if found is None:
         return ""
     if isinstance(found, bool) or not isinstance(found, (str, int)) or not str(found).strip():
-        raise RowError(f"'id' must be a string or an integer, not {found!r}")
+        raise InputError(f"'id' must be a string or an integer, not {found!r}")
     return str(found)
 
 
 def turns_of(value: dict[str, Any]) -> tuple[tuple[Turn, ...], set[str]]:
-    """Return the turns of one row and the names of the fields they came from. Raises RowError."""
+    """The turns of one row, and the names of the fields they came from. Raises InputError."""
     extra = [name for name in UNSUPPORTED if value.get(name) not in (None, "", "[]", [], {})]
     if extra:
-        raise RowError(f"field {extra[0]!r} is not supported")
-    shapes = [shape for shape in ("conversations", "messages", "prompt", "instruction") if shape in value]
+        raise InputError(f"field {extra[0]!r} is not supported")
+    shapes = [shape for shape in SHAPES if shape in value]
     if not shapes:
-        raise RowError(f"no 'instruction', 'conversations', 'messages' or 'prompt'{_misspelt(value)}")
+        meant = [f" (write {n.strip().lower()!r} for {n!r})" for n in value if n.strip().lower() in SHAPES]
+        raise InputError(f"no 'instruction', 'conversations', 'messages' or 'prompt'{''.join(meant)}")
     if len(shapes) > 1:
-        raise RowError(f"two formats in one row: {' and '.join(map(repr, shapes))}")
+        raise InputError(f"two formats in one row: {' and '.join(map(repr, shapes))}")
     shape = shapes[0]
     if shape == "instruction":
         turns, fields = _alpaca(value), {"instruction", "input", "output", "system"}
@@ -133,33 +119,23 @@ def turns_of(value: dict[str, Any]) -> tuple[tuple[Turn, ...], set[str]]:
     return tuple(turns), fields | set(UNSUPPORTED)
 
 
-def _misspelt(value: dict[str, Any]) -> str:
-    """A hint at the field that was meant, where only spaces and case are wrong."""
-    names = {"instruction", "conversations", "messages", "prompt"}
-    return "".join(f" (write {name.strip().lower()!r} for {name!r})" for name in value if name.strip().lower() in names)
-
-
 def _text(value: Any, name: str) -> str:
+    if value is None:
+        raise InputError(f"{name!r} is missing")
     if not isinstance(value, str):
-        raise RowError(f"{name!r} must be text, not {type(value).__name__}")
+        raise InputError(f"{name!r} must be text, not {type(value).__name__}")
     if not value.strip():
-        raise RowError(f"{name!r} is empty")
+        raise InputError(f"{name!r} is empty")
     if "\x00" in value:
-        raise RowError(f"{name!r} holds a NUL character")
+        raise InputError(f"{name!r} holds a NUL character")
     return value
-
-
-def _field(value: dict[str, Any], name: str) -> str:
-    if value.get(name) is None:
-        raise RowError(f"{name!r} is missing")
-    return _text(value[name], name)
 
 
 def _answer(value: dict[str, Any], name: str) -> str:
     """An answer may be given as the object itself; it is written compactly then."""
     if isinstance(value.get(name), (dict, list)):
         return strict_json.compact(value[name])
-    return _field(value, name)
+    return _text(value.get(name), name)
 
 
 def _system(value: dict[str, Any]) -> list[Turn]:
@@ -167,7 +143,7 @@ def _system(value: dict[str, Any]) -> list[Turn]:
 
 
 def _alpaca(value: dict[str, Any]) -> list[Turn]:
-    request = _field(value, "instruction")
+    request = _text(value.get("instruction"), "instruction")
     if value.get("input") not in (None, ""):
         request += "\n\n" + _text(value["input"], "input")
     answer = _answer(value, "output")
@@ -175,37 +151,31 @@ def _alpaca(value: dict[str, Any]) -> list[Turn]:
 
 
 def _prompt_completion(value: dict[str, Any]) -> list[Turn]:
+    """Each side may be text or turns; a completion that is another list is an answer."""
     prompt, completion = value["prompt"], value.get("completion")
-    before = (
-        _messages(prompt, "prompt")
-        if isinstance(prompt, list)
-        else [{"role": "user", "content": _field(value, "prompt")}]
-    )
-    is_turns = isinstance(completion, list) and all(isinstance(turn, dict) and "role" in turn for turn in completion)
-    after = (
-        _messages(completion, "completion")
-        if completion and is_turns
-        else [{"role": "assistant", "content": _answer(value, "completion")}]
-    )
-    return before + after
+    said = prompt if isinstance(prompt, list) else [{"role": "user", "content": _text(prompt, "prompt")}]
+    before = _messages(said, "prompt")
+    if isinstance(completion, list) and completion and all(isinstance(t, dict) and "role" in t for t in completion):
+        return before + _messages(completion, "completion")
+    return [*before, {"role": "assistant", "content": _answer(value, "completion")}]
 
 
 def _messages(value: Any, name: str) -> list[Turn]:
     if not isinstance(value, list) or not value:
-        raise RowError(f"{name!r} must be a list of turns")
+        raise InputError(f"{name!r} must be a list of turns")
     return [_turn(turn, f"{name}[{number}]") for number, turn in enumerate(value)]
 
 
 def _turn(turn: Any, name: str) -> Turn:
     if not isinstance(turn, dict):
-        raise RowError(f"{name} must be an object, not {type(turn).__name__}")
+        raise InputError(f"{name} must be an object, not {type(turn).__name__}")
     extra = [key for key in UNSUPPORTED if turn.get(key) not in (None, "", [], {})]
     if extra:
-        raise RowError(f"{name}: field {extra[0]!r} is not supported")
+        raise InputError(f"{name}: field {extra[0]!r} is not supported")
     said = turn.get("role", turn.get("from"))
     role = ROLES.get(said) if isinstance(said, str) else None
     if role is None:
-        raise RowError(f"{name}: role {said!r} is not one of {', '.join(ROLES)}")
+        raise InputError(f"{name}: role {said!r} is not one of {', '.join(ROLES)}")
     content = turn.get("content", turn.get("value"))
     if isinstance(content, dict) and role == "assistant":
         return {"role": role, "content": strict_json.compact(content)}
@@ -217,11 +187,10 @@ def _joined(content: Any, name: str) -> Any:
     if not isinstance(content, list):
         return content
     texts = [
-        part.get("text", part.get("value")) if isinstance(part, dict) and part.get("type") == "text" else None
-        for part in content
+        p.get("text", p.get("value")) if isinstance(p, dict) and p.get("type") == "text" else None for p in content
     ]
     if not texts or not all(isinstance(text, str) for text in texts):
-        raise RowError(f"{name}: only text parts are supported")
+        raise InputError(f"{name}: only text parts are supported")
     return "".join(text for text in texts if text)
 
 
@@ -230,4 +199,4 @@ def _check_order(turns: list[Turn]) -> None:
     talk = roles[1:] if roles[0] == "system" else roles
     expected = ["user", "assistant"] * (len(talk) // 2)
     if not talk or talk != expected:
-        raise RowError(f"turns must alternate user, assistant and end on assistant; found {', '.join(roles)}")
+        raise InputError(f"turns must alternate user, assistant and end on assistant; found {', '.join(roles)}")

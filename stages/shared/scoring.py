@@ -67,33 +67,21 @@ def fields(value: Any, path: str = "") -> set[tuple[str, str]]:
     return {(path, strict_json.canonical(value))}
 
 
-def verdict(answer: str, expected: Any, rules: contract.Contract) -> str:
-    """One of VERDICTS. The answer is parsed strictly: nothing is repaired."""
-    try:
-        given = contract.parse_answer(answer)
-    except strict_json.JsonError:
-        return "not_json"
-    if strict_json.same(given, expected):
-        return "exact"
-    if rules.error(given) is not None:
-        return "off_contract"
-    return "normalised" if strict_json.same(loose(given), loose(expected)) else "wrong"
-
-
 def score(example: Example, prediction: Prediction, rules: contract.Contract) -> Score:
+    """The answer is parsed strictly: nothing is repaired."""
     expected = strict_json.parse(example.answer)
-    found = verdict(prediction.answer, expected, rules)
-    predicted = None if found == "not_json" else contract.parse_answer(prediction.answer)
-    expected_fields, predicted_fields = fields(expected), fields(predicted) if predicted is not None else set()
-    return Score(
-        example=example,
-        prediction=prediction,
-        verdict=found,
-        predicted_kind=INVALID if predicted is None else rules.kind(predicted),
-        matched_fields=len(expected_fields & predicted_fields),
-        predicted_fields=len(predicted_fields),
-        expected_fields=len(expected_fields),
-    )
+    try:
+        given: Any = contract.parse_answer(prediction.answer)
+    except strict_json.JsonError:
+        return Score(example, prediction, "not_json", INVALID, 0, 0, len(fields(expected)))
+    if strict_json.same(given, expected):
+        verdict = "exact"
+    elif rules.error(given) is not None:
+        verdict = "off_contract"
+    else:
+        verdict = "normalised" if strict_json.same(loose(given), loose(expected)) else "wrong"
+    wanted, found = fields(expected), fields(given)
+    return Score(example, prediction, verdict, rules.kind(given), len(wanted & found), len(found), len(wanted))
 
 
 def score_file(examples: list[Example], file: Path, rules: contract.Contract) -> list[Score]:

@@ -15,8 +15,6 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     """95% interval of a rate (Wilson 1927): right at 0 and 1 too. Raises ValueError for n = 0."""
     from scipy.stats import binomtest
 
-    if n == 0:
-        raise ValueError("a rate of nothing has no interval")
     interval = binomtest(hits, n).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -37,18 +35,6 @@ def difference(first: Sequence[bool], second: Sequence[bool]) -> tuple[float, fl
     (low, high), (least, most) = wilson(one, n), wilson(other, m)
     p, q = one / n, other / m
     return p - q - math.hypot(p - low, most - q), p - q + math.hypot(high - p, q - least)
-
-
-def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
-    """Two-sided exact p-value that two systems scored on the same rows are equally good (McNemar 1947).
-
-    Only rows where they differ carry evidence; without any, p is 1.
-    """
-    from scipy.stats import binomtest
-
-    better = sum(new and not old for old, new in zip(before, after, strict=True))
-    worse = sum(old and not new for old, new in zip(before, after, strict=True))
-    return float(binomtest(better, better + worse, 0.5).pvalue) if better + worse else 1.0
 
 
 def bootstrap_ratio(above: Sequence[float], below: Sequence[float], clusters: Sequence[str]) -> tuple[float, float]:
@@ -137,12 +123,15 @@ def compare(
     'better' and 'worse' need both the interval, which knows of conversations, and the exact test, which knows of few
     changes. Raises ValueError for sequences of different length and for empty ones.
     """
+    from scipy.stats import binomtest
+
     changes = [int(new) - int(old) for old, new in zip(before, after, strict=True)]
     n, fixed, regressed = len(changes), changes.count(1), changes.count(-1)
     if not n:
         raise ValueError("nothing to compare")
     low, high = paired_interval(changes, groups, level)
-    p_value = mcnemar(before, after)
+    # Two-sided and exact (McNemar 1947): only rows where the two differ carry evidence; without any, p is 1.
+    p_value = float(binomtest(fixed, fixed + regressed).pvalue) if fixed + regressed else 1.0
     sure = p_value < 1 - level
     return Comparison(
         n=n,
