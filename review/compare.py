@@ -116,10 +116,10 @@ def read(tree: str, path: str, outcome: Callable[[Any], Outcome]) -> Outcomes:
     return found
 
 
-def outcomes(tree: str, gate: Gate) -> Outcomes:
-    """The outcomes of a version. Raises InputError unless each has a verdict of every system that the gate looks at."""
+def outcomes(tree: str, systems: Iterable[str]) -> Outcomes:
+    """The outcomes of a version. Raises InputError unless each has a verdict of every one of `systems`."""
     found = read(tree, history.OUTCOMES, _outcome)
-    for system in {rule.system for rule in gate.rules}:
+    for system in systems:
         if missing := [name for name, row in found.items() if system not in row.verdicts]:
             raise InputError(f"{history.OUTCOMES}: {missing[0]} has no verdict of {system}")
     return found

@@ -15,7 +15,7 @@ from review.compare import Check, Gate, Metric, Noise, Outcomes, Pair, Paired, R
 from review.inert import Safe
 from stages.shared.cli import InputError
 from stages.shared.scoring import METRICS
-from versions import history, record
+from versions import history, names, record
 from versions.record import Problem
 
 LONGEST = 60_000  # bytes; GitHub takes 65,536 characters
@@ -52,7 +52,7 @@ class Report:
 
 def build(base: str, head: str | None) -> Report:
     """Compare two versions, the working tree where `head` is None. Raises InputError."""
-    old, new = history.commit_of(base), history.tree_of(head)
+    old, new = names.commit_of(base), names.commit_of(head) if head else history.working_tree()
     gate, known = compare.gate_of(old), compare.noise(old)
     beside = kept.judged(old, new, gate)
     (before, why), (after, wrong) = (_outcomes(tree, gate) for tree in (old, new))
@@ -95,7 +95,7 @@ def _record(tree: str) -> list[Problem]:
 def _outcomes(tree: str, gate: Gate) -> tuple[Outcomes, str]:
     """The outcomes of a version, or none and the reason."""
     try:
-        return compare.outcomes(tree, gate), ""
+        return compare.outcomes(tree, {rule.system for rule in gate.rules}), ""
     except InputError as error:
         return {}, f"no usable outcomes: {error.message}"
 

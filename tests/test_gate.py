@@ -285,19 +285,19 @@ def test_the_shipped_gate_is_one(base: str) -> None:
 def test_outcomes_that_evaluate_would_not_write_are_refused(base: str, line: str, reason: str) -> None:
     text = '{"id":"b","tuned":{"verdict":"exact"}}\n' + line + "\n"
     with pytest.raises(InputError, match=f"^{small.OUTCOMES}{'' if reason.startswith(':') else ': '}{reason}"):
-        compare.outcomes(tree(small.OUTCOMES, text), GATE)
+        compare.outcomes(tree(small.OUTCOMES, text), ["tuned"])
 
 
 def test_missing_outcomes_are_refused(base: str) -> None:
     with pytest.raises(InputError, match="missing or empty"):
-        compare.outcomes(tree(small.OUTCOMES, None), GATE)
+        compare.outcomes(tree(small.OUTCOMES, None), ["tuned"])
 
 
 def test_a_request_of_several_turns_is_one_text(base: str) -> None:
     line = small.outcome(1, False) | {
         "request": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     }
-    found = compare.outcomes(tree(small.OUTCOMES, json.dumps(line)), GATE)["r1"]
+    found = compare.outcomes(tree(small.OUTCOMES, json.dumps(line)), ["tuned"])["r1"]
     assert (found.request, found.expected, found.answers) == ("a ⏎ b", small.RIGHT, {"tuned": small.WRONG})
     assert (found.group, found.kind, found.slice) == ("r1", "list", "")
 

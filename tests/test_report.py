@@ -16,7 +16,7 @@ from small import RIGHT, WRONG, edit, git, measure, put, record, row
 
 from review import changes, rows
 from tools import report as command
-from versions import history
+from versions import history, names
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_old_outcomes_show_ids_only(base: str) -> None:
 
 
 def test_a_name_of_a_data_version_is_a_base(base: str) -> None:
-    [md5] = history.holders()
+    [md5] = names.holders()
     put("data/README.md", f"| name | hash |\n|---|---|\n| grown | `{md5}` |\n")
     small.commit()
     assert f"From `grown ({base[:7]})` to `working tree`" not in run("nowhere").stdout

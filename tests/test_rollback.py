@@ -122,7 +122,7 @@ def test_an_altered_cache_object_is_named_and_refused(repository: Path, kind: st
     file = kinds(repository)[kind]
     alter(file)
     message = refused(4, "large")
-    assert str(file.relative_to(repository)) in message
+    assert str(file) in message
     assert f"expected {file.parent.name}{file.name}" in message
     assert "Remove these files" in message
 
@@ -218,10 +218,9 @@ def test_a_file_of_the_users_in_an_output_folder_is_never_lost(repository: Path)
 def test_nothing_moves_under_a_running_stage(repository: Path) -> None:
     note = repository / ".dvc" / "tmp" / "rwlock"
     holder = {"pid": os.getpid(), "cmd": "dvc repro"}
-    note.write_text(json.dumps({"read": {"data/raw": [holder]}}), encoding="utf-8")
-    assert "`dvc repro` is running" in refused(1, "first")
-    note.write_text(json.dumps({"write": {"models/adapter": holder}}), encoding="utf-8")
-    assert "`dvc repro` is running" in refused(1, "first")
+    for held in ({"read": {f"{repository}/data/raw": [holder]}}, {"write": {f"{repository}/models/adapter": holder}}):
+        note.write_text(json.dumps(held), encoding="utf-8")
+        assert f"(PID {os.getpid()}): dvc repro" in refused(1, "first")
 
 
 def test_the_real_note_of_a_running_stage_is_understood(repository: Path) -> None:
@@ -233,7 +232,7 @@ def test_the_real_note_of_a_running_stage_is_understood(repository: Path) -> Non
             assert running.stdout is not None
             next(line for line in running.stdout if "begun" in line)
             toy.run(repository, "git", "checkout", "--quiet", "params.yaml")
-            assert "dvc repro train` is running" in refused(1, "first")
+            assert "dvc repro train" in refused(1, "first")
         finally:
             os.killpg(running.pid, signal.SIGKILL)
 
@@ -294,7 +293,7 @@ list(rollback.roll_back("large", False, False))
 """
 
 
-@pytest.mark.parametrize(("at", "call"), [("restore", 1), ("put", 2), ("put", 8), ("verify", 1)])
+@pytest.mark.parametrize(("at", "call"), [("bring_back", 1), ("put", 2), ("put", 8), ("verify", 1)])
 def test_a_killed_rollback_does_not_pass_for_sound_and_the_next_one_repairs_it(
     repository: Path, states: dict[str, dict[str, bytes]], at: str, call: int
 ) -> None:
@@ -304,7 +303,6 @@ def test_a_killed_rollback_does_not_pass_for_sound_and_the_next_one_repairs_it(
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     sound = not record.problems(history.working_tree()) and "up to date" in toy.run(repository, "dvc", "status")
     assert sound == (toy.state(repository) in (states["large"], states["last"]))
-    Path("data/raw/.a.jsonl.part").write_bytes(b"half")  # where it is killed within `put`
     for name in ("first", "last"):
         restored(name)
         assert toy.state(repository) == states[name]
@@ -559,11 +557,11 @@ def test_a_subfolder_and_a_folder_outside_are_refused(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(repository / "data")
-    assert f"cd {repository}" in back("first").output
+    assert "cd ../" in back("first").output
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
-    assert "not in a Git repository" in back("first").output
+    assert "not a git repository" in back("first").output
 
 
 def test_the_command_line_refuses_in_one_line(repository: Path) -> None:

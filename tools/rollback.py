@@ -10,7 +10,7 @@ altered, or the rollback broke off.
 
 import click
 
-from versions import history, rollback
+from versions import history, names, rollback
 
 
 @click.command(help=__doc__)
@@ -23,7 +23,7 @@ def main(rev: str | None, data_only: bool, allow_missing: bool, listing: bool) -
         raise click.UsageError("give a REV, or --list")
     history.require_root()
     if listing:
-        click.echo("\n".join(rollback.table()))
+        click.echo("\n".join(names.table()))
         if history.is_shallow():
             click.echo("this clone is shallow: older versions come with `git fetch --unshallow`", err=True)
     if rev:
