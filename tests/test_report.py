@@ -330,7 +330,7 @@ def test_a_hand_made_limit_counts_by_its_numbers(base: str) -> None:
 def test_rows_are_followed_by_id_and_content(base: str) -> None:
     changed = [row(number) for number in range(20)]
     changed[1] = row(1, WRONG)
-    changed[2] |= {"instruction": "something else"}
+    changed[2] |= {"instruction": "something else", "output": WRONG}
     del changed[3]
     changed[4] |= {"output": json.dumps(json.loads(RIGHT), indent=2)}  # spelt otherwise, the same answer
     changed[5] |= {"id": "renumbered"}

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice, product
+from itertools import product
 from posixpath import normpath
 from typing import Any
 
@@ -63,10 +63,9 @@ def _laid_out(name: str, entry: dict[str, Any], context: dict[str, Any]) -> Iter
     if entry.keys() - KEYS:
         raise ValueError(f"{name} uses {', '.join(map(str, entry.keys() - KEYS))}")
     matrix: dict[str, list[Any]] = entry.get("matrix", {})
-    every = list(islice(product(*matrix.values()), MOST + 1))
-    if len(every) > MOST:
-        raise ValueError(f"{name} stands for more than {MOST} stages")
-    for values in every:
+    for count, values in enumerate(product(*matrix.values())):
+        if count == MOST:
+            raise ValueError(f"{name} stands for more than {MOST} stages")
         suffix = f"@{'-'.join(map(str, values))}" if matrix else ""
         yield name + suffix, _declared(entry, context | {"item": dict(zip(matrix, values, strict=True))})
 
@@ -193,13 +192,8 @@ def _outdated(tree: str, stage: Declared, ran: Stage | None, made: dict[str, str
             yield path
     for file, keys in stage.params.items():
         values = history.parse_yaml(history.read(tree, file) or b"{}", file)
-        for key in keys or values:
-            try:
-                same = _at(values, key) == ran.params[file][key]
-            except KeyError:
-                same = False
-            if not same:
-                yield f"{file}: {key}"
+        then = ran.params.get(file, {})
+        yield from (f"{file}: {key}" for key in keys or values if _at(values, key, ...) != then.get(key, ()))
 
 
 def _now(tree: str, path: str, made: dict[str, str]) -> str | None:

@@ -89,12 +89,10 @@ def todays_outs() -> tuple[list[str], list[str]]:
     """The outputs of today's dvc.yaml that a rollback may write: those in DVC's cache, and those in Git."""
     contents = [path.read_bytes() if path.is_file() else b"{}" for path in map(Path, (record.PIPELINE, record.PARAMS))]
     outs = {out: cached for stage in record.pipeline(*contents).values() for out, cached in stage.outs.items()}
-    apart = [out for out in outs if within(out, OUTPUTS) and not overlaps(out, (*DATA, "data/general"))]
+    own = (*DATA, "data/general")
+    apart = [out for out in outs if within(out, OUTPUTS) and not within(out, own)]
+    apart = [out for out in apart if not any(within(root, [out]) for root in own)]
     return [out for out in apart if outs[out]], [out for out in apart if not outs[out]]
-
-
-def overlaps(path: str, roots: Iterable[str]) -> bool:
-    return any(within(path, [root]) or within(root, [path]) for root in roots)
 
 
 def refuse_name(path: str) -> None:
@@ -161,8 +159,7 @@ def plan(repo: Any, goal: Goal, rev: str, allow_missing: bool) -> tuple[Goal, se
 
     Everything is looked up and hashed. Raises InputError for whatever stands in the way.
     """
-    pointers = history.pointers(git("write-tree").decode().strip(), *goal.roots)
-    pointed = set(pointers) if RAW in goal.roots else set()
+    pointed = set(history.pointers(git("write-tree").decode().strip(), *goal.roots))
     refuse_lost(goal, pointed)
     store = repo.cache.local
     wrong = {out: md5 for out, md5 in goal.outs.items() if dvc_cache.md5_of(Path(out)) != md5}
@@ -240,9 +237,8 @@ def verify(goal: Goal) -> None:
     """Hash every restored file, as Git or as DVC does."""
     hashes = dict(zip(goal.files, history.blob_ids(goal.files), strict=True))
     hashes |= {out: dvc_cache.md5_of(Path(out)) for out in goal.outs}
-    expected = goal.files | goal.outs
-    wrong = [Finding(path, path, md5, hashes[path]) for path, md5 in expected.items() if md5 != hashes[path]]
-    if wrong:
+    expected = (goal.files | goal.outs).items()
+    if wrong := [Finding(path, path, md5, hashes[path]) for path, md5 in expected if md5 != hashes[path]]:
         raise AlteredError(f"not restored, though the cache was sound:\n  {listed(wrong)}")
 
 
@@ -262,24 +258,23 @@ def roll_back(rev: str, data_only: bool, allow_missing: bool) -> Iterator[str]:
             gone = stage(todo)
             try:
                 bring_back(repo, todo, gone, away)
-                again = list(would_run(repo.status()))
+                again = [would_run(*each) for each in repo.status().items()]
             except AlteredError:
                 raise
             except (Exception, KeyboardInterrupt) as error:
                 reason = printable(str(error) or repr(error))
                 raise AlteredError(f"broken off half-way: {reason}; mend that and run this again") from error
     except DvcException as error:
-        raise InputError(f"DVC: {printable(str(error))}") from error
+        raise InputError(f"DVC: {printable(' '.join(str(error).split()))}") from error
     yield from report(todo, data_only, again)
     if missing := goal.outs.keys() - todo.outs.keys():
         yield f"Missing: {', '.join(sorted(missing))}"
 
 
-def would_run(status: dict[str, Any]) -> Iterator[str]:
-    """A line per stage that today's code would run again on the restored data, with what changed for it."""
-    for stage, changes in status.items():
-        parts = [change if isinstance(change, str) else ", ".join(*change.values()) for change in changes]
-        yield f"{stage} ({'; '.join(parts)})"
+def would_run(stage: str, changes: list[Any]) -> str:
+    """A stage that today's code would run again on the restored data, with what changed for it."""
+    parts = [change if isinstance(change, str) else ", ".join(*change.values()) for change in changes]
+    return f"{stage} ({'; '.join(parts)})"
 
 
 def report(goal: Goal, data_only: bool, again: list[str]) -> Iterator[str]:
