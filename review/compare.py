@@ -17,11 +17,9 @@ from annotated_types import Gt, Lt, MinLen
 from stages.shared import params, scoring, stats, strict_json
 from stages.shared.cli import InputError
 from stages.shared.stats import Comparison
-from versions import history
+from versions import history, record
 
-GATE, DETAIL, SEEDS = "gate.yaml", "metrics/detail/evaluate.json", "metrics/experiments/seeds.json"
-# What versions from before gate.yaml are judged by, beside the rules in their params.yaml.
-BEFORE_GATE = {"allow_removed_test_rows": False, "minimum_functionality": 0.0, "tolerated_retention_drop": 0.02}
+GATE, SEEDS = "gate.yaml", "metrics/experiments/seeds.json"
 
 
 @dataclass(frozen=True)
@@ -60,20 +58,14 @@ class Gate:
 
 
 def gate_of(tree: str) -> Gate:
-    """The gate of a version: gate.yaml, before that `report` in params.yaml, else today's. Raises InputError."""
+    """The gate of a version; today's for one from before there was a gate.yaml. Raises InputError."""
     from pydantic import ConfigDict, TypeAdapter, with_config
 
-    content = history.read(tree, GATE)
-    early = {} if content else history.parse_yaml(history.read(tree, "params.yaml") or b"{}", "params.yaml")
     strict = with_config(ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
     try:
-        if section := early.get("report"):
-            rules = [{key: rule[key] for key in Rule.__annotations__} for rule in section["rules"]]
-            values = {key: section[key] for key in ("confidence", "min_shared")} | {"rules": rules} | BEFORE_GATE
-        else:
-            values = history.parse_yaml(content or Path(GATE).read_bytes(), GATE)
+        values = history.parse_yaml(history.read(tree, GATE) or Path(GATE).read_bytes(), GATE)
         gate: Gate = TypeAdapter(strict(Gate)).validate_json(json.dumps(values))
-    except (KeyError, OSError, TypeError, ValueError) as error:  # pydantic's own is a ValueError
+    except (OSError, TypeError, ValueError) as error:  # pydantic's own is a ValueError
         raise InputError(f"the gate of {history.short(tree)}: {' '.join(str(error).split())}") from error
     return gate
 
@@ -116,10 +108,10 @@ def read(tree: str, path: str, outcome: Callable[[Any], Outcome]) -> Outcomes:
     return found
 
 
-def outcomes(tree: str, gate: Gate) -> Outcomes:
-    """The outcomes of a version. Raises InputError unless each has a verdict of every system that the gate looks at."""
+def outcomes(tree: str, systems: Iterable[str]) -> Outcomes:
+    """The outcomes of a version. Raises InputError unless each has a verdict of every one of `systems`."""
     found = read(tree, history.OUTCOMES, _outcome)
-    for system in {rule.system for rule in gate.rules}:
+    for system in systems:
         if missing := [name for name, row in found.items() if system not in row.verdicts]:
             raise InputError(f"{history.OUTCOMES}: {missing[0]} has no verdict of {system}")
     return found
@@ -130,16 +122,10 @@ def _outcome(line: Any) -> Outcome:
     verdicts = {name: str(value["verdict"]) for name, value in systems.items()}
     if unknown := set(verdicts.values()) - set(scoring.VERDICTS):
         raise ValueError(f"unknown verdict {min(unknown)!r}")
-    return Outcome(
-        id=text(line["id"]),
-        group=text(line.get("group", line["id"])),
-        kind=text(line.get("kind", "")),
-        slice=text(line.get("slice", "")),
-        request=text(line.get("request", "")),
-        expected=text(line.get("expected", "")),
-        verdicts=verdicts,
-        answers={name: text(value["answer"]) for name, value in systems.items() if "answer" in value},
-    )
+    answers = {name: text(value["answer"]) for name, value in systems.items() if "answer" in value}
+    texts = {key: text(line.get(key, "")) for key in ("kind", "slice", "request", "expected")}
+    name = text(line["id"])
+    return Outcome(name, text(line.get("group", name)), verdicts=verdicts, answers=answers, **texts)
 
 
 def figures(tree: str, path: str) -> dict[str, Any]:
@@ -205,7 +191,7 @@ def noise(tree: str) -> Noise | None:
         spread = {str(metric): float(value) for metric, value in recorded["spread"].items()}
         seeds, day = int(recorded["seeds"]), date.fromisoformat(recorded["date"])
         restless = frozenset(name for name, times in recorded["times_right"].items() if 0 < times < seeds)
-        same = recorded["computed_from"]["test"] == figures(tree, DETAIL)["computed_from"]["test"]
+        same = recorded["computed_from"]["test"] == figures(tree, record.DETAIL)["computed_from"]["test"]
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
     return Noise(seeds, day, spread, restless) if same and seeds > 1 else None

@@ -15,7 +15,7 @@ from review.compare import Check, Gate, Metric, Noise, Outcomes, Pair, Paired, R
 from review.inert import Safe
 from stages.shared.cli import InputError
 from stages.shared.scoring import METRICS
-from versions import history, record
+from versions import history, names, record
 from versions.record import Problem
 
 LONGEST = 60_000  # bytes; GitHub takes 65,536 characters
@@ -25,13 +25,16 @@ HOLDS, FAILS, REFUSED = 0, 1, 2
 
 @dataclass(frozen=True)
 class Report:
-    """`metrics` begins with that of the gate's first rule; `moved` holds those of `kinds` of answer that changed."""
+    """`metrics` begins with that of the gate's first rule; `moved` holds those of `kinds` of answer that changed.
+
+    `left_out`: how many test rows of the base are removed or edited.
+    """
 
     base: str
     head: str
     problems: list[Problem]
     refused: str
-    left_out: int  # test rows of the base that are removed or edited
+    left_out: int
     noise: Safe
     notes: list[Note]
     metrics: list[Metric]
@@ -52,18 +55,20 @@ class Report:
 
 def build(base: str, head: str | None) -> Report:
     """Compare two versions, the working tree where `head` is None. Raises InputError."""
-    old, new = history.commit_of(base), history.tree_of(head)
+    old, new = names.commit_of(base), names.commit_of(head) if head else history.working_tree()
     gate, known = compare.gate_of(old), compare.noise(old)
-    beside = kept.judged(old, new, gate)
     (before, why), (after, wrong) = (_outcomes(tree, gate) for tree in (old, new))
     rows, first = compare.paired(before, after), gate.rules[0]
     fewer = [Problem(history.OUTCOMES, wrong)] if wrong else kept.gone("data/test", rows, gate)
     enough = len(rows.both) >= gate.min_shared
     metrics, moved, kinds = _metrics(rows.both, gate, known) if enough else ([], [], 0)
+    beside = list(kept.judged(old, new, gate))
+    checks = compare.judged(rows, before, after, gate, known) if enough else []
+    restless = known.restless if known else ()
     return Report(
         base=_name(base, old),
         head=_name(head, new) if head else "working tree",
-        problems=list(dict.fromkeys([*_record(new), *fewer, *beside.problems])),
+        problems=list(dict.fromkeys([*_record(new), *fewer, *(each for each in beside if isinstance(each, Problem))])),
         refused="" if enough else why or f"{len(rows.both)} test answers on both sides, {gate.min_shared} are needed",
         left_out=len(rows.removed) + len(rows.edited),
         noise=_noise(known, first),
@@ -71,10 +76,10 @@ def build(base: str, head: str | None) -> Report:
         metrics=metrics,
         moved=moved,
         kinds=kinds,
-        checks=[*(compare.judged(rows, before, after, gate, known) if enough else []), *beside.checks],
+        checks=[*checks, *(each for each in beside if isinstance(each, Check))],
         listings=[
-            *changes.flips("answers", rows.both, first, known.restless if known else ()),
-            *beside.listings,
+            *changes.flips("answers", rows.both, first, restless),
+            *(each for each in beside if isinstance(each, Listing)),
             *changes.listings(old, new),
         ],
     )
@@ -95,7 +100,7 @@ def _record(tree: str) -> list[Problem]:
 def _outcomes(tree: str, gate: Gate) -> tuple[Outcomes, str]:
     """The outcomes of a version, or none and the reason."""
     try:
-        return compare.outcomes(tree, gate), ""
+        return compare.outcomes(tree, {rule.system for rule in gate.rules}), ""
     except InputError as error:
         return {}, f"no usable outcomes: {error.message}"
 
@@ -110,11 +115,11 @@ def _test_set(rows: Paired) -> Iterator[Note]:
 
 def _noise(known: Noise | None, rule: Rule) -> Safe:
     if not known or rule.metric not in known.spread:
-        return Safe(
-            "Retraining noise: not measured (`python -m experiments.seeds`); the words are about these two models."
-        )
-    spread = f"{known.spread[rule.metric]:.4f}, the standard deviation of {known.seeds} trainings on {known.date}"
-    return Safe(f"Retraining noise: {spread}; the words are about this change, were it retrained.")
+        words = "not measured (`python -m experiments.seeds`); the words are about these two models"
+    else:
+        spread = f"{known.spread[rule.metric]:.4f}, the standard deviation of {known.seeds} trainings on {known.date}"
+        words = f"{spread}; the words are about this change, were it retrained"
+    return Safe(f"Retraining noise: {words}.")
 
 
 def _metrics(pairs: Sequence[Pair], gate: Gate, known: Noise | None) -> tuple[list[Metric], list[Metric], int]:
@@ -134,11 +139,8 @@ def _metrics(pairs: Sequence[Pair], gate: Gate, known: Noise | None) -> tuple[li
 
 
 def _parts(pairs: Sequence[Pair], key: str) -> dict[str, list[Pair]]:
-    parts: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        if name := getattr(pair[1], key):
-            parts.setdefault(name, []).append(pair)
-    return parts
+    names = dict.fromkeys(getattr(new, key) for _, new in pairs)
+    return {name: [pair for pair in pairs if getattr(pair[1], key) == name] for name in names if name}
 
 
 def render(report: Report) -> str:
@@ -152,7 +154,7 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.filters |= {"own": Safe, "more": _more, "diff": _diff, "signed": _signed}
+    env.filters |= {"own": Safe, "more": _more, "diff": _diff, "signed": lambda value: Safe(f"{value:+.3f}")}
     template, most = env.get_template("report.md.j2"), SHOWN
     while True:
         text = re.sub(r"\n{3,}", "\n\n", template.render(report=report, most=most).strip()) + "\n"
@@ -163,10 +165,6 @@ def render(report: Report) -> str:
 
 def _more(items: Sequence[Any], most: int) -> Safe:
     return Safe(f" … and {len(items) - most} more, not shown" if len(items) > most else "")
-
-
-def _signed(value: float) -> Safe:
-    return Safe(f"{value:+.3f}")
 
 
 def _diff(line: Line) -> Safe:

@@ -7,12 +7,14 @@ import toy
 from click.testing import CliRunner
 from conftest import write_rows
 
-from tools.bisect import main
-from versions import bisect, history, record
+from review import compare, rows
+from review.compare import Rule
+from tools import bisect
+from versions import history, names
 
 
 def bisected(code: int, *arguments: str) -> str:
-    result = CliRunner().invoke(main, list(arguments))
+    result = CliRunner().invoke(bisect.main, list(arguments))
     assert result.exit_code == code, result.output
     assert "Traceback" not in result.output
     return result.output
@@ -47,15 +49,17 @@ def test_each_look_gets_its_share_of_the_level(
     """6 of 40 lost: p = 0.031, which is evidence for one look and none for five."""
     way = [bisect.Step(f"{number}", f"{number}", True) for number in range(versions + 1)]
 
-    def outcomes(commit: str) -> list[dict[str, object]]:
+    def outcomes(commit: str, _: list[str]) -> compare.Outcomes:
         spoiled = lost if commit == str(versions) else 0
-        return [{"id": str(n), "tuned": {"verdict": "wrong" if n < spoiled else "exact"}} for n in range(40)]
+        verdicts = ["wrong" if n < spoiled else "exact" for n in range(40)]
+        texts = ("", "", "", "")
+        return {str(n): compare.Outcome(str(n), str(n), *texts, {"tuned": v}, {}) for n, v in enumerate(verdicts)}
 
     monkeypatch.setattr(bisect, "steps", lambda good, bad: way)
-    monkeypatch.setattr(bisect, "tests", lambda commit: {})
-    monkeypatch.setattr(record, "outcomes", outcomes)
+    monkeypatch.setattr(rows, "between", lambda *_: {"relabelled": [], "reworded": []})
+    monkeypatch.setattr(compare, "outcomes", outcomes)
     monkeypatch.setattr(history, "changed_files", lambda before, after: [])
-    monkeypatch.setattr(history, "commit_of", lambda rev: rev)
+    monkeypatch.setattr(names, "commit_of", lambda rev: rev)
     bisected(code, "0", str(versions))
 
 
@@ -74,7 +78,7 @@ def unrecorded(repository: Path) -> None:
 def test_a_version_without_metrics_may_be_the_culprit_and_is_named(repository: Path) -> None:
     unrecorded(repository)
     without = short(repository, "without")
-    assert f"nothing is recorded for {history.data_hashes(['without'])[0]}"[:36] in bisected(4, "v-grown", "v-with")
+    assert f"nothing is recorded for {names.data_hashes(['without'])[0]}"[:36] in bisected(4, "v-grown", "v-with")
     assert f"({without}) has no recorded metrics" in bisected(4, "v-grown", "without")
     assert f"({without}) has no recorded metrics to compare with" in bisected(4, "without", "v-with")
 
@@ -108,7 +112,7 @@ def test_test_rows_that_changed_are_left_out_of_the_pairs(repository: Path) -> N
     write_rows(repository / "data" / "raw" / "e.jsonl", [toy.row("e1")])
     toy.record(repository, "tests")
     good, bad = (bisect.Step(commit, "", True) for commit in ("v-large", "v-tests"))
-    result = bisect.compare(good, bad, "tuned", "exact_match", 0.95)
+    result = bisect.compared(good, bad, Rule("tuned", "exact_match", 0.0, 0.0), 0.95)
     assert (result.n, result.regressed) == (38, 10)
 
 

@@ -11,9 +11,11 @@ import small
 from conftest import ROOT, write_rows
 
 from review import compare, kept
-from review.compare import Gate, Noise, Outcome, Rule
+from review.changes import Listing
+from review.compare import Check, Gate, Noise, Outcome, Rule
 from stages.shared.cli import InputError
-from versions import history
+from versions import history, record
+from versions.record import Problem
 
 RULE = Rule("tuned", "exact_match", 0.0, 0.0)
 GATE = Gate(0.95, 30, False, 0.9, 0.02, (RULE,))
@@ -100,22 +102,20 @@ def test_most_drops_of_ten_points_are_caught() -> None:
 # Test rows that changed
 
 
-def test_deleting_the_failing_rows_lifts_no_model_over_the_floor() -> None:
-    before = rows([True] * 100 + [False] * 100)
-    after = {name: row for name, row in before.items() if row.verdicts["tuned"] == "exact"}
-    assert holds(before, after, gate(floor=0.8)) == [True, False]
-
-
-def test_rewriting_the_failing_rows_lifts_no_model_over_the_floor() -> None:
+@pytest.mark.parametrize("rewritten", [{}, rows([True] * 200, expected="b")])
+def test_neither_deleting_nor_rewriting_the_failing_rows_lifts_a_model_over_the_floor(
+    rewritten: dict[str, Outcome],
+) -> None:
     before = rows([True] * 100 + [False] * 100, expected="a")
-    after = rows([True] * 200, expected="b")
-    after |= {name: row for name, row in before.items() if row.verdicts["tuned"] == "exact"}
+    after = rewritten | {name: row for name, row in before.items() if row.verdicts["tuned"] == "exact"}
     assert holds(before, after, gate(floor=0.8)) == [True, False]
 
 
-@pytest.mark.parametrize("field", ["request", "expected"])
-def test_a_row_with_another_text_is_another_row(field: str) -> None:
-    before, after = (rows([True], None, **{"expected": "x", field: text}) for text in ("a", "b"))
+@pytest.mark.parametrize(
+    "texts", [({"request": "a"}, {"request": "b"}), ({}, {"expected": "b"}), ({}, {"expected": ""})]
+)
+def test_a_row_with_another_text_or_none_is_another_row(texts: tuple[dict[str, str], dict[str, str]]) -> None:
+    before, after = (rows([True], None, **{"expected": "x"} | each) for each in texts)
     found = compare.paired(before, after)
     assert (found.both, found.edited) == ([], ["r0"])
 
@@ -124,16 +124,8 @@ def test_rows_of_old_files_are_known_by_their_id() -> None:
     before, after = rows([True] * 3), rows([True] * 2, expected="x")
     after["new"] = replace(after["r0"], id="new")
     found = compare.paired(before, after)
-    assert ([old.id for old, _ in found.both], found.removed, found.added, found.edited) == (
-        ["r0", "r1"],
-        ["r2"],
-        ["new"],
-        [],
-    )
-
-
-def test_a_row_whose_texts_vanish_is_edited() -> None:
-    assert compare.paired(rows([True], expected="x"), rows([True])).edited == ["r0"]
+    ids = [old.id for old, _ in found.both]
+    assert (ids, found.removed, found.added, found.edited) == (["r0", "r1"], ["r2"], ["new"], [])
 
 
 # Retraining noise
@@ -163,12 +155,15 @@ def test_the_interval_of_a_retraining_is_that_of_the_larger_noise() -> None:
 def test_better_and_worse_are_about_the_retraining_and_the_two_models_stand_beside() -> None:
     before, after = [True] * 300, [True] * 280 + [False] * 20
     assert measured(before, after, None).result.evidence == "worse"
-    wide = measured(before, after, replace(NOISE, spread={"exact_match": 0.03}))
+    wider = replace(NOISE, spread={"exact_match": 0.03})
+    wide = measured(before, after, wider)
     assert wide.result.evidence == "no evidence"
     assert wide.alone is not None and wide.alone[1] < 0
     quiet = replace(NOISE, spread={"exact_match": 0.015})
     assert measured(before, after, quiet).result.evidence == "worse"
     assert measured(after, before, quiet).result.evidence == "better"
+    drops = [holds(rows(before), rows(after), known=known)[0] for known in (None, wider, quiet)]
+    assert drops == [False, True, False]
 
 
 @pytest.mark.parametrize("changed", [{"metric": "json_valid"}, {"system": "few_shot"}])
@@ -179,12 +174,6 @@ def test_noise_counts_for_what_it_was_measured_on(changed: dict[str, Any]) -> No
         for side in (before, after)
     ]
     assert compare.measured(list(zip(*both, strict=True)), replace(RULE, **changed), 0.95, NOISE).alone is None
-
-
-def test_the_gate_takes_the_interval_of_the_retraining() -> None:
-    before, after = rows([True] * 300), rows([False] * 20 + [True] * 280)
-    assert holds(before, after) == [False, True]
-    assert holds(before, after, known=replace(NOISE, spread={"exact_match": 0.03})) == [True, True]
 
 
 def test_of_pairs_of_one_recipe_at_most_one_in_twenty_is_called_better_and_one_in_twenty_worse() -> None:
@@ -225,14 +214,8 @@ def tree(path: str, text: str | bytes | None) -> str:
 def test_a_version_has_its_own_gate(base: str) -> None:
     found = compare.gate_of(tree("gate.yaml", small.GATE.replace("floor: 0.5", "floor: 0.25")))
     assert found == Gate(0.95, 30, False, 0.9, 0.02, (Rule("tuned", "exact_match", 0.02, 0.25),))
-
-
-def test_a_version_from_before_has_the_rules_of_its_params(base: str) -> None:
-    rule = "{system: few_shot, metric: json_valid, direction: higher, tolerated_drop: 0.25, floor: 0.75}"
-    Path("gate.yaml").unlink()
-    report = f"report: {{confidence: 0.9, min_shared: 7, bootstrap_resamples: 1, seed: 17, rules: [{rule}]}}\n"
-    found = compare.gate_of(tree("params.yaml", report))
-    assert found == Gate(0.9, 7, False, 0.0, 0.02, (Rule("few_shot", "json_valid", 0.25, 0.75),))
+    shipped = (ROOT / "gate.yaml").read_bytes()
+    assert compare.gate_of(tree("gate.yaml", shipped)).rules[0].metric == "exact_match"
 
 
 def test_a_version_without_rules_is_judged_by_todays(base: str) -> None:
@@ -261,11 +244,6 @@ def test_a_gate_that_can_not_be_read_is_refused(base: str, old: str, new: str) -
         compare.gate_of(tree("gate.yaml", small.GATE.replace(old, new)))
 
 
-def test_the_shipped_gate_is_one(base: str) -> None:
-    shipped = (ROOT / "gate.yaml").read_bytes()
-    assert compare.gate_of(tree("gate.yaml", shipped)).rules[0].metric == "exact_match"
-
-
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
@@ -278,26 +256,22 @@ def test_the_shipped_gate_is_one(base: str) -> None:
         ('{"id":"a","tuned":{"verdict":NaN}}', ":2: NaN"),
         ('["a"]', ":2: "),
         ("7", ":2: "),
-        ("", ":2: "),
+        ("\n", ":2: "),
         ("[" * 5000, ":2: "),
+        (None, "missing or empty"),
     ],
 )
-def test_outcomes_that_evaluate_would_not_write_are_refused(base: str, line: str, reason: str) -> None:
-    text = '{"id":"b","tuned":{"verdict":"exact"}}\n' + line + "\n"
+def test_outcomes_that_evaluate_would_not_write_are_refused(base: str, line: str | None, reason: str) -> None:
+    text = line and '{"id":"b","tuned":{"verdict":"exact"}}\n' + line + "\n"
     with pytest.raises(InputError, match=f"^{small.OUTCOMES}{'' if reason.startswith(':') else ': '}{reason}"):
-        compare.outcomes(tree(small.OUTCOMES, text), GATE)
-
-
-def test_missing_outcomes_are_refused(base: str) -> None:
-    with pytest.raises(InputError, match="missing or empty"):
-        compare.outcomes(tree(small.OUTCOMES, None), GATE)
+        compare.outcomes(tree(small.OUTCOMES, text), ["tuned"])
 
 
 def test_a_request_of_several_turns_is_one_text(base: str) -> None:
     line = small.outcome(1, False) | {
         "request": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     }
-    found = compare.outcomes(tree(small.OUTCOMES, json.dumps(line)), GATE)["r1"]
+    found = compare.outcomes(tree(small.OUTCOMES, json.dumps(line)), ["tuned"])["r1"]
     assert (found.request, found.expected, found.answers) == ("a ⏎ b", small.RIGHT, {"tuned": small.WRONG})
     assert (found.group, found.kind, found.slice) == ("r1", "list", "")
 
@@ -321,12 +295,16 @@ RECORDED |= {"computed_from": {"test": "t"}, "times_right": {"a": 0, "b": 8, "c"
     ],
 )
 def test_noise_that_is_not_of_these_test_rows_is_none(base: str, changed: dict[str, Any]) -> None:
-    small.put(compare.DETAIL, '{"computed_from":{"test":"t"}}')
+    small.put(record.DETAIL, '{"computed_from":{"test":"t"}}')
     assert compare.noise(tree(compare.SEEDS, json.dumps(RECORDED))) == replace(NOISE, restless=frozenset("cd"))
     assert compare.noise(tree(compare.SEEDS, json.dumps(RECORDED | changed))) is None
 
 
 # What must not be lost
+
+
+def kept_of(kind: type[Any], before: str, after: str, gate: Gate = GATE) -> list[Any]:
+    return [found for found in kept.judged(before, after, gate) if isinstance(found, kind)]
 
 
 def limit(**changed: Any) -> dict[str, Any]:
@@ -341,9 +319,9 @@ def test_the_stricter_limit_counts_and_the_stage_is_not_asked(base: str) -> None
     before = limits(limit())
     beyond = limit(value=0.2, low=0.06, high=0.3)
     for head in (beyond, beyond | {"limit": 0.9}, limit(low=0.01, limit=0.005)):
-        [check] = kept.judged(before, limits(head), GATE).checks
+        [check] = kept_of(Check, before, limits(head))
         assert not check.holds
-    [check] = kept.judged(before, limits(limit(low=0.05, value=0.1, high=0.3)), GATE).checks
+    [check] = kept_of(Check, before, limits(limit(low=0.05, value=0.1, high=0.3)))
     assert (check.holds, check.rule, check.before, check.after) == (
         True,
         "at most 0.05",
@@ -352,9 +330,11 @@ def test_the_stricter_limit_counts_and_the_stage_is_not_asked(base: str) -> None
     )
 
 
-def test_what_the_base_lost_does_not_fail_a_change_that_mends_it(base: str) -> None:
-    found = kept.judged(limits(limit(low=0.3, value=0.4, high=0.5)), limits(limit()), GATE)
-    assert (found.problems, [check.holds for check in found.checks]) == ([], [True])
+@pytest.mark.parametrize("before", [{"limits": [limit(low=0.3, value=0.4, high=0.5)]}, {"limits": 7}])
+def test_what_the_base_lost_or_broke_does_not_fail_a_change_that_mends_it(base: str, before: dict[str, Any]) -> None:
+    found = tree(kept.LIMITS[0], json.dumps(before)), limits(limit())
+    assert kept_of(Problem, *found) == []
+    assert [check.holds for check in kept_of(Check, *found)] == [True]
 
 
 @pytest.mark.parametrize(
@@ -370,12 +350,7 @@ def test_what_the_base_lost_does_not_fail_a_change_that_mends_it(base: str) -> N
 )
 def test_measuring_less_is_a_problem(base: str, head: list[Any], reason: str) -> None:
     before = limits(limit())
-    assert [reason in problem.reason for problem in kept.judged(before, limits(*head), GATE).problems] == [True]
-
-
-def test_a_base_whose_limits_can_not_be_read_can_be_mended(base: str) -> None:
-    before = tree(kept.LIMITS[0], '{"limits": 7}')
-    assert kept.judged(before, limits(limit()), GATE).problems == []
+    assert [reason in problem.reason for problem in kept_of(Problem, before, limits(*head))] == [True]
 
 
 def questions(right: list[bool]) -> str:
@@ -385,18 +360,15 @@ def questions(right: list[bool]) -> str:
 
 
 def test_general_questions_are_judged_by_what_the_change_did_to_them(base: str) -> None:
-    low = questions([True] * 60 + [False] * 120)
-    assert [check.holds for check in kept.judged(low, low, GATE).checks] == [True]
-    assert [check.holds for check in kept.judged(low, questions([True] * 40 + [False] * 140), GATE).checks] == [False]
+    low, lower = questions([True] * 60 + [False] * 120), questions([True] * 40 + [False] * 140)
+    assert [check.holds for after in (low, lower) for check in kept_of(Check, low, after)] == [True, False]
 
 
 def test_questions_that_are_not_asked_any_more_are_a_problem(base: str) -> None:
     before, after = questions([True] * 60), questions([True] * 53)
-    assert (
-        kept.judged(before, after, GATE).problems[0].reason
-        == "7 rows that the base has are gone: 53, 54, 55, 56, 57, …"
-    )
-    assert kept.judged(before, after, replace(GATE, allow_removed_test_rows=True)).problems == []
+    words = "7 rows that the base has are gone: 53, 54, 55, 56, 57, …"
+    assert kept_of(Problem, before, after) == [Problem(kept.QUESTIONS, words)]
+    assert kept_of(Problem, before, after, replace(GATE, allow_removed_test_rows=True)) == []
 
 
 def behaviours(passed: list[Any], capability: str = "minimum-dates") -> str:
@@ -411,27 +383,25 @@ def behaviours(passed: list[Any], capability: str = "minimum-dates") -> str:
 
 def test_minimum_functionality_has_a_floor_and_lists_what_fails_now(base: str) -> None:
     before, after = behaviours([True] * 100), behaviours([False] * 25 + [True] * 75)
-    found = kept.judged(before, after, GATE)
-    assert [(check.what, check.holds) for check in found.checks] == [("minimum functionality", False)]
-    regressed = found.listings[0]
+    assert [(check.what, check.holds) for check in kept_of(Check, before, after)] == [("minimum functionality", False)]
+    regressed = kept_of(Listing, before, after)[0]
     assert (regressed.title, len(regressed.entries)) == ("Regressed behaviours", 25)
     texts = [(line.label, line.text) for line in regressed.entries[0]]
     assert texts == [("", "0 minimum-dates"), ("request", "ask 0"), ("expected", "x"), ("given", "said 0")]
-    assert [check.holds for check in kept.judged(before, before, GATE).checks] == [True]
 
 
-def test_other_behaviours_have_no_floor(base: str) -> None:
-    failing = behaviours([False] * 50, "invariance-typo")
-    assert kept.judged(failing, failing, GATE).checks == []
-
-
-@pytest.mark.parametrize("passed", [1, "yes", None])
-def test_only_true_is_passed(base: str, passed: Any) -> None:
-    odd = behaviours([passed] * 50)
-    assert [check.holds for check in kept.judged(odd, odd, GATE).checks] == [False]
+@pytest.mark.parametrize(
+    ("passed", "capability", "holds"),
+    [(True, "minimum-x", [True]), (False, "invariance-typo", [])]
+    + [(odd, "minimum-x", [False]) for odd in (False, 1, "yes", None)],
+)
+def test_only_true_is_passed_and_other_behaviours_have_no_floor(
+    base: str, passed: Any, capability: str, holds: list[bool]
+) -> None:
+    same = behaviours([passed] * 50, capability)
+    assert [check.holds for check in kept_of(Check, same, same)] == holds
 
 
 @pytest.mark.parametrize("line", [{"id": "a"}, {"id": "a", "capability": "minimum-x", "requests": []}, [], 7])
 def test_lines_of_another_shape_are_a_problem(base: str, line: Any) -> None:
-    broken = tree(kept.BEHAVIOURS, json.dumps(line))
-    assert len(kept.judged(base, broken, GATE).problems) == 1
+    assert len(kept_of(Problem, base, tree(kept.BEHAVIOURS, json.dumps(line)))) == 1

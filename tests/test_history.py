@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stages.shared.cli import InputError
-from versions import history
+from versions import history, names
 
 FAST = settings(
     max_examples=15,
@@ -95,28 +95,27 @@ def test_another_repository_in_the_environment_is_not_read(plain: Path, monkeypa
     assert len(history.commits("HEAD")) == 1
 
 
-def test_links_and_submodules_of_a_version_are_left_out(repository: Path) -> None:
+def test_links_of_a_version_are_left_out(repository: Path) -> None:
     commit = toy.forge(repository, {"data/raw/link.jsonl": Path("/etc/passwd"), "data/raw/new.jsonl": b"{}\n"})
     assert history.changed_files("HEAD", commit) == ["data/raw/new.jsonl"]
     assert history.read(commit, "data/raw/link.jsonl") is None
 
 
 def test_the_hash_of_a_folder_is_the_one_that_dvc_records(repository: Path) -> None:
-    assert history.data_hashes(["v-first", "v-large", "v-last"]) == [
-        {name: md5 for md5, name in history.names().items()}[name] for name in ("first", "large", "last")
+    assert names.data_hashes(["v-first", "v-large", "v-last"]) == [
+        {name: md5 for md5, name in names.names().items()}[name] for name in ("first", "large", "last")
     ]
 
 
-@pytest.mark.parametrize("name", ["first", "v-first"])
-def test_a_version_is_known_by_its_name_and_by_its_commit(repository: Path, name: str) -> None:
-    assert history.commit_of(name) == history.resolve("v-first")
+def test_a_version_is_known_by_its_name_and_by_its_commit(repository: Path) -> None:
+    assert names.commit_of("first") == names.commit_of("v-first") == history.resolve("v-first")
 
 
 def test_a_table_in_a_page_does_not_decide_what_a_branch_is(repository: Path) -> None:
     page = Path("data/README.md")
     page.write_text(page.read_text(encoding="utf-8").replace("| first |", "| main |"), encoding="utf-8")
     with pytest.raises(InputError, match="name of another data version"):
-        history.commit_of("main")
+        names.commit_of("main")
 
 
 def test_the_newest_commit_that_records_its_metrics_stands_for_a_version(repository: Path) -> None:
@@ -125,7 +124,7 @@ def test_the_newest_commit_that_records_its_metrics_stands_for_a_version(reposit
     newest = history.resolve("HEAD")
     Path("params.yaml").write_text("train: {epochs: 4}\n", encoding="utf-8")
     toy.commit(repository, "params without a run")
-    assert next(iter(history.versions().values())) == newest
+    assert names.recording(next(iter(names.holders().values()))) == newest
 
 
 @pytest.mark.parametrize(

@@ -36,24 +36,19 @@ def test_a_version_that_was_run_and_committed_has_no_problem(repository: Path, n
     "path",
     [
         *("data/raw/a.jsonl", "data/test/rows.jsonl", "data/schema.json", "expectations/train.json", "stages/toy.py"),
-        *(METRICS, OUTCOMES, "metrics/validate.json"),
+        *(METRICS, OUTCOMES, "metrics/validate.json", LOCK),
     ],
 )
 def test_a_file_that_changed_since_the_run_is_named(repository: Path, path: str) -> None:
     content = history.read("HEAD", path) or b""
     folder = next(root for root in ("data/raw", "data/test", "expectations", path) if history.within(path, [root]))
-    assert folder in files_with_problems(toy.forge(repository, {path: content + b"\n"}))
+    assert path == LOCK or folder in files_with_problems(toy.forge(repository, {path: content + b"\n"}))
     assert folder in files_with_problems(toy.forge(repository, {path: None}))
 
 
 def test_a_new_file_of_rows_and_a_changed_pointer_are_new_data(repository: Path) -> None:
-    pointer = (history.read("HEAD", "data/raw/big.jsonl.dvc") or b"").decode()
-    other = pointer.replace("md5: ", "md5: f", 1)[:-1] + "\n"
     md5 = history.pointers("HEAD", "data/raw")["data/raw/big.jsonl"]
-    for changes in (
-        {"data/raw/new.jsonl": b"{}\n"},
-        {"data/raw/big.jsonl.dvc": other.replace("f" + md5, "f" * 32).encode()},
-    ):
+    for changes in ({"data/raw/new.jsonl": b"{}\n"}, changed("data/raw/big.jsonl.dvc", md5, "f" * 32)):
         assert "data/raw" in files_with_problems(toy.forge(repository, {**changes}))
 
 
@@ -93,10 +88,6 @@ def test_a_run_that_stopped_half_way_shows(repository: Path, stage: str) -> None
     assert record.problems("HEAD") == []
 
 
-def test_a_missing_lock_is_named(repository: Path) -> None:
-    assert LOCK in files_with_problems(toy.forge(repository, {LOCK: None}))
-
-
 def lock_for(repository: Path, changes: dict[str, bytes]) -> str:
     """A commit whose dvc.lock was made to fit the changed files by hand."""
     lock = (history.read("HEAD", LOCK) or b"").decode()
@@ -131,15 +122,15 @@ def test_rates_that_the_verdicts_do_not_give_are_named_though_the_lock_fits(
     assert LOCK not in files_with_problems(commit)
 
 
-def test_an_unknown_verdict_is_named(repository: Path) -> None:
-    outcomes = (history.read("HEAD", OUTCOMES) or b"").replace(b'"wrong"', b'"superb"')
-    assert files_with_problems(lock_for(repository, {OUTCOMES: outcomes})) == {OUTCOMES}
-
-
-def test_not_a_number_is_no_metric(repository: Path) -> None:
-    nan = (history.read("HEAD", METRICS) or b"").replace(b"0.7", b"NaN", 1)
-    reasons = [problem.reason for problem in record.problems(lock_for(repository, {METRICS: nan}))]
-    assert any("NaN is not JSON" in reason for reason in reasons)
+@pytest.mark.parametrize(
+    ("path", "old", "new", "reason"),
+    [(OUTCOMES, '"wrong"', '"superb"', "known verdict of tuned"), (METRICS, "0.7", "NaN", "NaN is not JSON")],
+)
+def test_an_unknown_verdict_and_what_is_no_number_are_named(
+    repository: Path, path: str, old: str, new: str, reason: str
+) -> None:
+    found = record.problems(lock_for(repository, changed(path, old, new)))
+    assert [problem.file for problem in found if reason in problem.reason][:1] == [path]
 
 
 def test_metrics_of_no_stage_are_named_but_for_experiments_and_timings(repository: Path) -> None:

@@ -11,7 +11,7 @@ altered, or the rollback broke off.
 import click
 
 from stages.shared import cli
-from versions import history, rollback
+from versions import history, names, rollback
 
 
 @click.command(cls=cli.Command, help=__doc__)
@@ -24,7 +24,7 @@ def main(rev: str | None, data_only: bool, allow_missing: bool, listing: bool) -
         raise click.UsageError("give a REV, or --list")
     history.require_root()
     if listing:
-        click.echo("\n".join(rollback.table()))
+        click.echo("\n".join(names.table()))
         if history.is_shallow():
             click.echo("this clone is shallow: older versions come with `git fetch --unshallow`", err=True)
     if rev:

@@ -47,24 +47,22 @@ def _digest(path: Path, *_: int) -> str:
 
 
 def walk(path: Path) -> dict[str, str]:
-    """md5 of each file by its path below `path`; the path of a file below itself is ''."""
-    if path.is_file():
-        return {"": digest(path)}
-    return {file.relative_to(path).as_posix(): digest(file) for file in path.rglob("*") if file.is_file()}
+    """md5 of each file by its path below `path`; the path of a file below itself is '.'."""
+    held = [path, *path.rglob("*")]
+    return {file.relative_to(path).as_posix(): digest(file) for file in held if file.is_file()}
 
 
 def md5_of(path: Path) -> str:
     """DVC's md5 of a file or folder in the working tree, '' where there is none."""
     if not path.exists():
         return ""
-    hashes = walk(path)
-    return hashes[""] if path.is_file() else history.folder_md5(hashes)
+    return digest(path) if path.is_file() else history.folder_md5(walk(path))
 
 
 def inspect(store: Any, outs: dict[str, str]) -> list[Finding]:
     """Every object of the cache that the outputs need and that is absent or altered."""
     return [
-        Finding(out, f"{path} in {_shown(store.oid_to_path(md5))}", md5, actual)
+        Finding(out, f"{path} in {store.oid_to_path(md5)}", md5, actual)
         for out, whole in outs.items()
         for path, md5 in _objects(store, out, whole)
         if (actual := _held(store, md5)) != md5
@@ -88,33 +86,17 @@ def _objects(store: Any, out: str, md5: str) -> Iterator[tuple[str, str]]:
             yield f"{out}/{path}", entry["md5"]
 
 
-def _shown(path: str) -> str:
-    return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path
-
-
 def refuse_unsaved(outs: Iterable[str], store: Any) -> None:
     """Raise InputError unless all that these outputs hold now is in the cache: they are about to be replaced."""
     for out in outs:
         for name, md5 in walk(Path(out)).items():
             if _held(store, md5) != md5 and not HALF_COPIED.fullmatch(Path(name).name):
-                path = history.printable(f"{out}/{name}".rstrip("/"))
+                path = history.printable(Path(out, name).as_posix())
                 raise InputError(f"{path} is not in the DVC cache and would be lost; `dvc commit` it, or move it away")
 
 
-def refuse_running(repo: Any) -> None:
-    """Raise InputError while DVC runs a stage: it reads and writes what is about to change, and notes so in a file."""
-    import psutil
-
-    note = Path(repo.tmp_dir) / "rwlock"
-    notes = strict_json.parse(note.read_text(encoding="utf-8") or "{}") if note.is_file() else {}
-    readers = [reader for holders in notes.get("read", {}).values() for reader in holders]
-    for holder in [*notes.get("write", {}).values(), *readers]:
-        if psutil.pid_exists(holder["pid"]):
-            raise InputError(f"`{holder['cmd']}` is running (process {holder['pid']}); wait for its end")
-
-
 def fetch(repo: Any, outs: dict[str, str]) -> None:
-    """Ask the remote of today's configuration, if there is one, for each object that the cache lacks.
+    """Ask the remote of today's configuration, if there is one, for all objects at once that the cache lacks.
 
     What did not come is seen by looking again. A folder's list has to come before what it lists.
     """

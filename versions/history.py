@@ -1,13 +1,12 @@
 """Read any version of this repository as Git's objects: files, data, dvc.lock, and DVC's hashes of what they hold.
 
-In: a name from data/README.md, a commit, or the id of a tree. Nothing of a version is checked out or run, and links are
+In: a commit, or the id of a tree. Nothing of a version is checked out or run, and links are
 never followed, so that a stranger's commit can be read as safely as one's own.
 """
 
 import hashlib
 import os
 import re
-import stat
 import subprocess
 import tempfile
 from collections.abc import Iterable
@@ -22,8 +21,6 @@ from stages.shared.cli import printable as printable
 
 RAW, TEST, LOCK = "data/raw", "data/test", "dvc.lock"
 METRICS, OUTCOMES = "metrics/evaluate.json", "metrics/outcomes.jsonl"
-NAMES = Path("data/README.md")
-NAMED = re.compile(r"^\|\s*([^|`\s]+)\s*\|\s*`([0-9a-f]{32}(?:\.dir)?)`\s*\|", re.MULTILINE)
 MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 ITEM = {"path", "md5", "hash", "size", "nfiles", "isexec"}
 OBJECT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -44,35 +41,16 @@ class Stage:
     params: dict[str, dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Lock:
-    """A dvc.lock: its stages by name, in their order."""
-
-    stages: dict[str, Stage]
-
-    @property
-    def deps(self) -> dict[str, str]:
-        return {path: md5 for stage in self.stages.values() for path, md5 in stage.deps.items()}
-
-    @property
-    def outs(self) -> dict[str, str]:
-        return {path: md5 for stage in self.stages.values() for path, md5 in stage.outs.items()}
-
-    @property
-    def made_by(self) -> dict[str, str]:
-        return {path: name for name, stage in self.stages.items() for path in stage.outs}
-
-
 # Git
 
 
-def git(*arguments: str, given: bytes = b"", index: Path | None = None) -> bytes:
+def git(*arguments: str, given: str = "", index: Path | None = None) -> bytes:
     """Run git and return what it prints. `index` stands in for the real index. Raises InputError with git's reason."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in INHERITED}
     env = own | NEUTRAL | ({"GIT_INDEX_FILE": str(index.absolute())} if index else {})
-    command = ["git", *QUIET, *arguments]
+    command, data = ["git", *QUIET, *arguments], given.encode("utf-8", "surrogateescape")
     try:
-        ran = subprocess.run(command, input=given, capture_output=True, env=env, check=False)
+        ran = subprocess.run(command, input=data, capture_output=True, env=env, check=False)
     except (OSError, ValueError) as error:
         raise InputError(f"git can't be run: {error}") from None
     if ran.returncode:
@@ -81,16 +59,15 @@ def git(*arguments: str, given: bytes = b"", index: Path | None = None) -> bytes
     return ran.stdout
 
 
+def listed(*arguments: str) -> list[str]:
+    """What a git command with -z lists: paths of any bytes."""
+    return [entry for entry in git(*arguments).decode("utf-8", "surrogateescape").split("\0") if entry]
+
+
 def require_root() -> None:
-    """Raise InputError unless this is the top folder of a Git repository that DVC knows and that has a commit."""
-    try:
-        top = os.fsdecode(git("rev-parse", "--show-toplevel")).rstrip("\n")
-    except InputError:
-        raise InputError(f"{Path.cwd()} is not in a Git repository") from None
-    if Path(top).resolve() != Path.cwd().resolve():
-        raise InputError(f"run this in the top folder of the repository: cd {top}")
-    if not Path(".dvc").is_dir():
-        raise InputError(".dvc is missing: DVC does not know this repository")
+    """Raise InputError unless this is the top folder of a Git repository that has a commit."""
+    if up := git("rev-parse", "--show-cdup").decode().strip():
+        raise InputError(f"run this in the top folder of the repository: cd {up}")
     resolve("HEAD")
 
 
@@ -100,7 +77,7 @@ def resolve(rev: str) -> str:
         return git("rev-parse", "--verify", "--quiet", "--end-of-options", rev + "^{commit}").decode().strip()
     except InputError:
         hint = "; this clone is shallow: git fetch --unshallow" if is_shallow() else ""
-        raise InputError(f"{rev!r} is neither a commit here nor a data version named in {NAMES}{hint}") from None
+        raise InputError(f"{rev!r} is neither a commit here nor a data version named in data/README.md{hint}") from None
 
 
 def is_shallow() -> bool:
@@ -111,11 +88,6 @@ def short(commit: str) -> str:
     return commit[:7]
 
 
-def date(commit: str) -> str:
-    """The date of a commit, ISO 8601."""
-    return git("show", "--no-patch", "--format=%cI", commit).decode().strip()
-
-
 def commits(*revisions: str) -> list[str]:
     """Commits as `git rev-list` gives them, newest first."""
     return git("rev-list", *revisions).decode().split()
@@ -124,41 +96,34 @@ def commits(*revisions: str) -> list[str]:
 def working_tree() -> str:
     """The id of a tree with the bytes of every file here that Git tracks, or would after `git add .`; links left out.
 
-    It is written to Git's object store and nowhere else; the index stays as it is.
+    New files that DVC holds are left out too, whether or not .gitignore names them. The tree is written to Git's object
+    store and nowhere else; the index stays as it is.
     """
-    listed = git("ls-files", "-zco", "--exclude-standard").decode("utf-8", "surrogateescape").split("\0")
-    modes = {path: mode for path in sorted({*listed} - {""}) if (mode := _mode(Path(path)))}
+    known, new = (listed("ls-files", "-z", *words) for words in (("-c",), ("-o", "--exclude-standard")))
+    held = {path.removesuffix(".dvc") for path in (*known, *new) if path.endswith(".dvc")}
+    modes = {path: mode for path in sorted({*known, *new} - (held - {*known})) if (mode := _mode(Path(path)))}
     lines = [f"{mode} {oid}\t{path}\0" for (path, mode), oid in zip(modes.items(), blob_ids(modes, "-w"), strict=True)]
     with tempfile.TemporaryDirectory() as folder:
         index = Path(folder) / "index"
-        git("update-index", "-z", "--index-info", given="".join(lines).encode("utf-8", "surrogateescape"), index=index)
+        git("update-index", "-z", "--index-info", given="".join(lines), index=index)
         return git("write-tree", index=index).decode().strip()
 
 
 def _mode(path: Path) -> str:
     """Git's mode of a regular file; '' for anything else, and for what lies behind a link."""
-    try:
-        mode = path.lstat().st_mode
-    except OSError:
+    if any(place.is_symlink() for place in (path, *path.parents)) or not path.is_file():
         return ""
-    if not stat.S_ISREG(mode) or any(parent.is_symlink() for parent in path.parents):
-        return ""
-    return "100755" if mode & stat.S_IXUSR else "100644"
+    return "100755" if path.stat().st_mode & 0o100 else "100644"
 
 
 def blob_ids(paths: Iterable[str], *options: str) -> list[str]:
     """Git's ids of files here as they are, without filters. A name that its list of paths can't hold goes alone."""
     paths = list(paths)
     plain = [path for path in paths if "\n" not in path and not path.startswith('"')]
-    given = "".join(f"{path}\n" for path in plain).encode("utf-8", "surrogateescape")
     command = ("hash-object", "--no-filters", *options)
-    known = dict(zip(plain, git(*command, "--stdin-paths", given=given).decode().split(), strict=True))
+    ids = git(*command, "--stdin-paths", given="".join(f"{path}\n" for path in plain)).decode().split()
+    known = dict(zip(plain, ids, strict=True))
     return [known.get(path) or git(*command, "--", path).decode().strip() for path in paths]
-
-
-def tree_of(rev: str | None) -> str:
-    """What `rev` means to a comparison: a commit, or for None the working tree."""
-    return working_tree() if rev is None else commit_of(rev)
 
 
 # Files of a version
@@ -172,8 +137,7 @@ def files(tree: str, *paths: str) -> dict[str, str]:
 
 @cache
 def _files(tree: str) -> dict[str, str]:
-    listed = git("ls-tree", "-rz", "--full-tree", tree).decode("utf-8", "surrogateescape").split("\0")
-    entries = (line.partition("\t") for line in listed if line)
+    entries = (line.partition("\t") for line in listed("ls-tree", "-rz", "--full-tree", tree))
     held = {path: head.split()[2] for head, _, path in entries if head.startswith("100")}
     for path in held:
         if {"", ".", "..", ".git"} & {part.lower() for part in path.split("/")}:
@@ -189,7 +153,7 @@ def within(path: str, roots: Iterable[str]) -> bool:
 def blobs(oids: Iterable[str]) -> list[bytes]:
     """The contents of many blobs, in order, from one process."""
     oids = list(oids)
-    answer = git("cat-file", "--batch", given="".join(f"{oid}\n" for oid in oids).encode())
+    answer = git("cat-file", "--batch", given="".join(f"{oid}\n" for oid in oids))
     contents, at = [], 0
     for oid in oids:
         end = answer.index(b"\n", at)
@@ -209,8 +173,7 @@ def read(tree: str, path: str) -> bytes | None:
 
 def changed_files(base: str, head: str) -> list[str]:
     """Paths of the regular files whose bytes differ between two commits or trees, or that only one of them holds."""
-    before, after = files(base), files(head)
-    return sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+    return sorted({path for path, _ in files(base).items() ^ files(head).items()})
 
 
 # What DVC makes of it
@@ -233,15 +196,16 @@ def folder_md5(entries: dict[str, str]) -> str:
     return str(tree.hash_info.value)
 
 
-def content_hash(tree: str, path: str, also: dict[str, str] | None = None) -> str | None:
-    """DVC's md5 of a file or folder as a commit or tree holds it, None without any.
+def content_hash(tree: str, path: str = "", also: dict[str, str] | None = None) -> str | None:
+    """DVC's md5 of a file or folder as a commit or tree holds it, None without any; '' is all of it.
 
     Files that `dvc add` tracks are part of it, and so are those in `also`: md5 by path inside the folder.
     """
-    held = files(tree, path)
+    paths = [path] if path else []
+    held = files(tree, *paths)
     if path in held:
         return _md5(held[path])
-    entries = {name: _md5(oid) for name, oid in held.items()} | pointers(tree, path)
+    entries = {name: _md5(oid) for name, oid in held.items()} | pointers(tree, *paths)
     inside = {name.removeprefix(f"{path}/"): md5 for name, md5 in entries.items()} | (also or {})
     return folder_md5(inside) if inside else None
 
@@ -249,13 +213,10 @@ def content_hash(tree: str, path: str, also: dict[str, str] | None = None) -> st
 def pointers(tree: str, *paths: str) -> dict[str, str]:
     """Path and md5 of the files that `dvc add` tracks. Raises InputError for a *.dvc file that points elsewhere."""
     held = files(tree, *paths)
-    tracked = {}
-    for path, oid in held.items():
-        if path.endswith(".dvc") and not path.startswith(".dvc/"):
-            target, md5 = _pointed_to(path, oid)
-            if any(within(name, [target]) for name in held):
-                raise InputError(f"{path}: {target} is in Git as well; only one of the two can hold it")
-            tracked[target] = md5
+    tracked = dict(_pointed_to(path, oid) for path, oid in held.items() if path.endswith(".dvc"))
+    for target in tracked:
+        if any(within(name, [target]) for name in held):
+            raise InputError(f"{target}.dvc: {target} is in Git as well; only one of the two can hold it")
     return tracked
 
 
@@ -277,19 +238,14 @@ def _pointed_to(path: str, oid: str) -> tuple[str, str]:
     )
 
 
-def lock(tree: str) -> Lock:
-    """The dvc.lock of a commit or tree. Raises InputError where it is missing or can't be read, as after a conflict."""
-    oid = files(tree).get(LOCK)
+def lock(tree: str) -> dict[str, Stage]:
+    """The stages in the dvc.lock of a commit or tree. Raises InputError where it is missing or broken."""
+    oid, name = files(tree).get(LOCK), f"{LOCK} of {short(tree)}"
     if not oid:
         raise InputError(f"{short(tree)} has no {LOCK}: nothing records its model and metrics")
-    return _lock(oid, f"{LOCK} of {short(tree)}")
-
-
-@cache
-def _lock(oid: str, name: str) -> Lock:
-    stages = parse_yaml(blobs([oid])[0], name).get("stages", {})
+    document = parse_yaml(blobs([oid])[0], name)
     try:
-        return Lock({str(stage): _stage(entry) for stage, entry in stages.items()})
+        return {str(stage): _stage(entry) for stage, entry in document.get("stages", {}).items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{name} is not a lock file of DVC: {error!r}") from None
 
@@ -324,65 +280,3 @@ def parse_yaml(content: bytes, name: str) -> dict[str, Any]:
         mappings = [item.values() for item in level if isinstance(item, dict)]
         level = [inner for items in [*mappings, *(item for item in level if isinstance(item, list))] for inner in items]
     return document
-
-
-# Data versions
-
-
-def names() -> dict[str, str]:
-    """Names of data versions by the hash of data/raw, from the table in data/README.md; empty without one."""
-    text = NAMES.read_text(encoding="utf-8", errors="replace") if NAMES.is_file() else ""
-    return {md5: name for name, md5 in NAMED.findall(text)}
-
-
-def data_hashes(commits: list[str]) -> list[str | None]:
-    """DVC's md5 of data/raw in each commit: two commits with the same one have the same data version."""
-    asked = "".join(f"{commit}:{RAW}\n" for commit in commits).encode()
-    answers = git("cat-file", "--batch-check=%(objectname) %(objecttype)", given=asked).decode().split("\n")[:-1]
-    return [_tree_hash(answer.split()[0]) if answer.endswith(" tree") else None for answer in answers]
-
-
-@cache
-def _tree_hash(oid: str) -> str | None:
-    held = {path: _md5(blob) for path, blob in files(oid).items()} | pointers(oid)
-    return folder_md5(held) if held else None
-
-
-def holders() -> dict[str, list[str]]:
-    """The data versions behind HEAD, newest first: hash of data/raw, and the commits that hold it."""
-    behind = commits("HEAD")
-    found: dict[str, list[str]] = {}
-    for commit, md5 in zip(behind, data_hashes(behind), strict=True):
-        if md5:
-            found.setdefault(md5, []).append(commit)
-    return found
-
-
-def versions() -> dict[str, str]:
-    """Each data version by hash with the newest commit that records its metrics, or else the newest that holds it."""
-    return {md5: _recording(having) for md5, having in holders().items()}
-
-
-def _recording(having: list[str]) -> str:
-    from versions import record
-
-    return next(filter(record.is_recorded, having), having[0])
-
-
-def commit_of(rev: str) -> str:
-    """The commit that `rev` means: that of a data version's name, or else any commit.
-
-    Raises InputError for neither, and for a name that Git knows as a commit with other data: a table in a page must not
-    decide what `main` is.
-    """
-    wanted = [md5 for md5, name in names().items() if name == rev]
-    try:
-        commit = resolve(rev)
-    except InputError:
-        having = holders().get(wanted[0]) if wanted else None
-        if not having:
-            raise
-        return _recording(having)
-    if wanted and data_hashes([commit]) != wanted:
-        raise InputError(f"{rev!r} is a commit and the name of another data version in {NAMES}; give the commit's hash")
-    return commit

@@ -2,23 +2,22 @@
 
 In: a commit or tree. Out: what is wrong, each with its file. Everything is read from Git's objects by the readers of
 this project, so a stranger's dvc.yaml is neither run nor handed to DVC. Answers and models are not in Git: where
-outcomes, rates and dvc.lock agree, they may still be made up together. AS_WRITTEN says so; only a new run can tell.
+outcomes, rates and dvc.lock agree, they may still be made up together: only a new run can tell.
 """
 
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice, product
+from itertools import product
 from posixpath import normpath
 from typing import Any
 
 from stages.shared import scoring, strict_json
 from stages.shared.cli import InputError
 from versions import history
-from versions.history import LOCK, METRICS, OUTCOMES, Lock
+from versions.history import LOCK, METRICS, OUTCOMES, Stage
 
-AS_WRITTEN = "The answers are not in Git: these figures are as their author recorded them until somebody runs it again."
 PIPELINE, PARAMS, PINS = "dvc.yaml", "params.yaml", "constraints.txt"
 APART = ("metrics/experiments", "metrics/timing")  # of no stage
 DETAIL = "metrics/detail/evaluate.json"
@@ -64,10 +63,9 @@ def _laid_out(name: str, entry: dict[str, Any], context: dict[str, Any]) -> Iter
     if entry.keys() - KEYS:
         raise ValueError(f"{name} uses {', '.join(map(str, entry.keys() - KEYS))}")
     matrix: dict[str, list[Any]] = entry.get("matrix", {})
-    every = list(islice(product(*matrix.values()), MOST + 1))
-    if len(every) > MOST:
-        raise ValueError(f"{name} stands for more than {MOST} stages")
-    for values in every:
+    for count, values in enumerate(product(*matrix.values())):
+        if count == MOST:
+            raise ValueError(f"{name} stands for more than {MOST} stages")
         suffix = f"@{'-'.join(map(str, values))}" if matrix else ""
         yield name + suffix, _declared(entry, context | {"item": dict(zip(matrix, values, strict=True))})
 
@@ -108,11 +106,6 @@ def _at(values: Any, path: str, default: Any = None) -> Any:
 
 def problems(tree: str) -> list[Problem]:
     """Everything wrong with the record of a commit or tree, from its files to its figures."""
-    return list(_problems(tree)) if history.OBJECT.fullmatch(tree) else list(_problems.__wrapped__(tree))
-
-
-@cache
-def _problems(tree: str) -> tuple[Problem, ...]:
     checks: dict[Callable[[str], Iterable[Problem]], str] = {
         _conflicts: LOCK,
         _unparsable: METRICS,
@@ -126,11 +119,12 @@ def _problems(tree: str) -> tuple[Problem, ...]:
             found += check(tree)
         except InputError as error:
             found.append(Problem(file, error.message))
-    return tuple(dict.fromkeys(found))
+    return list(dict.fromkeys(found))
 
 
+@cache
 def is_recorded(commit: str) -> bool:
-    """True when the metrics of a commit are those of its data, params and code."""
+    """True when the metrics of a commit, given by its full hash, are those of its data, params and code."""
     return not problems(commit)
 
 
@@ -166,40 +160,40 @@ def _stale(tree: str) -> Iterator[Problem]:
     """Where dvc.lock disagrees with dvc.yaml, with the files that Git holds, or with itself."""
     lock = history.lock(tree)
     declared = pipeline(history.read(tree, PIPELINE) or b"{}", history.read(tree, PARAMS) or b"{}")
+    outs = {path: name for name, stage in declared.items() for path in stage.outs}
+    wrote = {path: md5 for stage in lock.values() for path, md5 in stage.outs.items()}
     users: dict[str, list[str]] = {}
     for name, stage in declared.items():
-        for file in _outdated(tree, name, stage, declared, lock):
+        for file in _outdated(tree, stage, lock.get(name), {path: wrote.get(path, "") for path in outs}):
             users.setdefault(file, []).append(name)
     for file, names in users.items():
         yield Problem(file, f"not what {LOCK} says {', '.join(names)} ran with; run dvc repro")
-    outs = {path: name for name, stage in declared.items() for path in stage.outs}
     for path, name in outs.items():
-        yield from _edited(tree, path, name, lock, declared[name].outs[path])
+        held = history.content_hash(tree, path)
+        if not wrote.get(path):
+            yield Problem(path, f"{LOCK} has no record that {name} wrote it; run dvc repro")
+        elif not held and not declared[name].outs[path]:
+            yield Problem(path, f"missing, though {name} writes it; run dvc repro")
+        elif held and held != wrote[path]:
+            yield Problem(path, f"edited since {name} wrote it: its md5 is not the one in {LOCK}")
     for path in [METRICS, OUTCOMES, *history.files(tree, "metrics")]:
         if not history.within(path, [*outs, *APART]):
             yield Problem(path, f"no stage in {PIPELINE} writes it")
 
 
-def _outdated(tree: str, name: str, stage: Declared, declared: dict[str, Declared], lock: Lock) -> Iterator[str]:
-    """The files that are not what a stage ran with."""
-    ran = lock.stages.get(name)
+def _outdated(tree: str, stage: Declared, ran: Stage | None, made: dict[str, str]) -> Iterator[str]:
+    """The files that are not what a stage ran with. `made`: md5 of each output, by its path."""
     if not ran or ran.cmd != stage.cmd:
         yield PIPELINE
     if not ran:
         return
-    made = {path: lock.outs.get(path, "") for other in declared.values() for path in other.outs}
     for path in stage.deps:
         if path not in ran.deps or _now(tree, path, made) not in (None, ran.deps[path]):
             yield path
     for file, keys in stage.params.items():
         values = history.parse_yaml(history.read(tree, file) or b"{}", file)
-        for key in keys or values:
-            try:
-                same = _at(values, key) == ran.params[file][key]
-            except KeyError:
-                same = False
-            if not same:
-                yield f"{file}: {key}"
+        then = ran.params.get(file, {})
+        yield from (f"{file}: {key}" for key in keys or values if _at(values, key, ...) != then.get(key, ()))
 
 
 def _now(tree: str, path: str, made: dict[str, str]) -> str | None:
@@ -215,50 +209,21 @@ def _now(tree: str, path: str, made: dict[str, str]) -> str | None:
     return history.content_hash(tree, path, inside) or ""
 
 
-def _edited(tree: str, path: str, name: str, lock: Lock, cached: bool) -> Iterator[Problem]:
-    """An output that Git holds, or should, against the md5 of what the stage wrote."""
-    wrote, held = lock.outs.get(path), history.content_hash(tree, path)
-    if not wrote:
-        yield Problem(path, f"{LOCK} has no record that {name} wrote it; run dvc repro")
-    elif not held and not cached:
-        yield Problem(path, f"missing, though {name} writes it; run dvc repro")
-    elif held and held != wrote:
-        yield Problem(path, f"edited since {name} wrote it: its md5 is not the one in {LOCK}")
-
-
-def outcomes(tree: str) -> list[dict[str, Any]]:
-    """The lines of metrics/outcomes.jsonl. Raises InputError for what isn't one: every line has a text as its id."""
-    lines = _json(history.read(tree, OUTCOMES) or b"", lines=True)
-    for number, line in enumerate(lines, start=1):
-        if not isinstance(line, dict) or not isinstance(line.get("id"), str):
-            raise InputError(f"line {number}: an object with an id is expected")
-    return lines
-
-
-def verdicts(lines: list[dict[str, Any]], system: str, metric: str) -> list[bool]:
-    """Whether each outcome is a success of the metric. Raises InputError where one has no known verdict."""
-    try:
-        found = [line[system]["verdict"] for line in lines]
-        if set(found) <= set(scoring.VERDICTS):
-            return [scoring.counts(verdict, metric) for verdict in found]
-    except (KeyError, TypeError):
-        pass
-    raise InputError(f"not every line has a verdict of {history.printable(system)} that counts for {metric}")
-
-
 def _disagreements(tree: str) -> Iterator[Problem]:
     """Rates in evaluate.json that are not those of the verdicts in outcomes.jsonl."""
-    lines = outcomes(tree)
+    lines = _json(history.read(tree, OUTCOMES) or b"", lines=True)
     [rates] = _json(history.read(tree, METRICS) or b"", lines=False)
     if not isinstance(rates, dict) or not lines:
         raise InputError(f"no outcomes, or no rates in {METRICS}")
-    systems = {name for name, value in rates.items() if isinstance(value, dict) and "json_valid" in value}
-    judged = {name for line in lines for name, value in line.items() if isinstance(value, dict) and "verdict" in value}
-    for system in sorted({"tuned"} | systems | judged):
-        given = rates.get(system)
+    known = [(line, "verdict") for line in lines if isinstance(line, dict)] + [(rates, "json_valid")]
+    systems = {name for held, key in known for name, value in held.items() if isinstance(value, dict) and key in value}
+    for system in sorted({"tuned"} | systems):
+        verdicts = [str(_at(line, f"{system}.verdict", "none")) for line in lines]
+        if set(verdicts) - set(scoring.VERDICTS):
+            raise InputError(f"not every line has a known verdict of {history.printable(system)}")
         for metric in scoring.METRICS:
-            rate = sum(verdicts(lines, system, metric)) / len(lines)
-            value: Any = given.get(metric) if isinstance(given, dict) else None
+            rate = sum(scoring.counts(verdict, metric) for verdict in verdicts) / len(lines)
+            value = _at(rates, f"{system}.{metric}", "missing")
             if type(value) not in (int, float) or abs(value - rate) > TOLERANCE:
                 yield Problem(METRICS, f"{system}.{metric} is {value}, the outcomes make it {rate:.6f}")
 
