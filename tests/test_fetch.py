@@ -72,14 +72,21 @@ def hub(here: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, An
 
     files = {file.name: file.read_bytes() for file in base.iterdir()}
     files |= {"pytorch_model.bin": b"pickle", "modeling_own.py": b"print()", "README.md": b"#"}
+    files |= {"original/model.safetensors": b"the same again"}
     asked: dict[str, Any] = {"files": files}
 
-    def download(repo: str, revision: str, allow_patterns: list[str], local_dir: Path) -> None:
+    def download(
+        repo: str, revision: str, allow_patterns: list[str], ignore_patterns: list[str], local_dir: str
+    ) -> None:
         asked.update(repo=repo, revision=revision)
         for name in files:
-            if any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns):
-                (local_dir / name).write_bytes(files[name])
-        (local_dir / ".cache").mkdir()
+            allowed, ignored = (
+                any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+                for patterns in (allow_patterns, ignore_patterns)
+            )
+            if allowed and not ignored:
+                Path(local_dir, name).write_bytes(files[name])
+        Path(local_dir, ".cache").mkdir()
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, repo, revision: list(files))
@@ -92,14 +99,59 @@ def test_of_a_hub_one_commit_is_fetched_and_only_what_is_wanted(here: Path, hub:
     assert (hub["repo"], hub["revision"]) == ("some/model", "a" * 40)
     names = {file.name for file in (here / "models" / "base").iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= names
-    assert not names & {"pytorch_model.bin", "modeling_own.py", "README.md", ".cache"}
+    assert not names & {"pytorch_model.bin", "modeling_own.py", "README.md", ".cache", "original"}
+    assert [file.name for file in (here / "models").iterdir()] == ["base"]
 
 
 def test_a_hub_with_pickle_weights_only_is_refused_before_the_download(here: Path, hub: dict[str, Any]) -> None:
-    del hub["files"]["model.safetensors"]
+    del hub["files"]["model.safetensors"]  # the one in a folder does not count
     result = run()
     assert (result.exit_code, "pytorch_model.bin" in result.output) == (1, True)
     assert "repo" not in hub
+
+
+def test_links_are_followed_since_a_hub_cache_consists_of_them(here: Path, local: Path) -> None:
+    (local / "model.safetensors").rename(here / "blob")
+    (local / "model.safetensors").symlink_to(here / "blob")
+    assert run().exit_code == 0
+    copied = here / "models" / "base" / "model.safetensors"
+    assert (copied.is_symlink(), copied.read_bytes()) == (False, (here / "blob").read_bytes())
+
+
+@pytest.mark.parametrize("source", ["local", "hub"])
+def test_one_gguf_file_is_converted_from_anywhere(
+    here: Path, source: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = request.getfixturevalue(source)
+    if source == "local":
+        (given / "model.safetensors").rename(given / "model.gguf")
+    else:
+        given["files"]["model.gguf"] = given["files"].pop("model.safetensors")
+    converted: list[str] = []
+    monkeypatch.setattr(fetch, "convert", lambda gguf, out: converted.append(gguf.name))
+    assert "config.json is missing" in run().output
+    assert converted == ["model.gguf"]
+
+
+def test_of_two_gguf_files_neither_is_taken(here: Path, local: Path) -> None:
+    for name in ("model.safetensors", "config.json"):
+        (local / name).rename(local / f"{name}.gguf")
+    assert "one GGUF file can be fetched, not 2: config.json.gguf, model.safetensors.gguf" in run().output
+
+
+@pytest.mark.parametrize("home", ["chat_template.jinja", "tokenizer_config.json"])
+def test_a_prompt_is_the_same_on_every_day(here: Path, local: Path, home: str) -> None:
+    from stages.shared import loading
+
+    today = "\n{{ strftime_now('%d %b %Y') }}{{ messages[0].content }}"
+    (local / "chat_template.jinja").write_text(today, encoding="utf-8")
+    if home == "tokenizer_config.json":
+        config = json.loads((local / home).read_text(encoding="utf-8")) | {"chat_template": today}
+        (local / home).write_text(json.dumps(config), encoding="utf-8")
+        (local / "chat_template.jinja").unlink()
+    assert run().exit_code == 0
+    tokenizer = loading.load_tokenizer(here / "models" / "base")
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "\n26 Jul 2024hi"
 
 
 def test_a_missing_folder_is_named(here: Path) -> None:

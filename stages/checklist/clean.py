@@ -2,15 +2,17 @@
 
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
+from itertools import chain
 
-from stages.checklist.row import Table, sound, texts
+from stages.checklist.row import CheckedRow, Table, sound, texts
 
 # White space, joiners and direction marks (emoji and several scripts need them), and the tag characters of flags; any
 # other control, format or private character has no place in a sentence. Unassigned ones may be newer than this Python.
 ALLOWED = {*"\t\n\v\f\r\x85\u200c\u200d\u200e\u200f", *map(chr, range(0xE0020, 0xE0080))}
 BLANK = "\ufffd\u3164\u2800\u034f"  # the replacement character, and letters and marks without a shape
 UNSEEN = ("Cc", "Cf", "Co", "Cs")
+GRAM, FEW = 5, 100  # letters of an n-gram; with so few texts comparing all is quicker than an index
 SAMPLE = 500  # estimates a share to ±4 percentage points
 # Role and turn markers of the chat formats in use (ChatML, Llama, Mistral, Gemma, Phi, T5 and their kin).
 CHAT_TOKENS = re.compile(
@@ -57,16 +59,66 @@ def check_duplicates(table: Table) -> None:
 def check_near_duplicates(table: Table, similarity: float) -> None:
     """Refuse a row whose request is nearly that of an earlier row with the same answers.
 
-    Nearly the same request with another answer stays: that is what a model learns the difference from. Exact, so
-    quadratic in the rows that share an answer: 100,000 rows take seconds, a million would take an hour.
+    Nearly the same request with another answer stays: that is what a model learns the difference from.
     """
-    kept: dict[str, dict[str, str]] = defaultdict(dict)  # by answers: requests, each with the place of its row
+    groups: dict[str, list[tuple[str, CheckedRow]]] = defaultdict(list)  # by answers: requests, and their rows
     for checked in sound(table):
-        known = kept["\n".join(example.key for example in checked.examples)]
-        if nearest := near(checked.requests(), known, similarity):
-            checked.reasons["near_duplicate"] = f"{nearest}, with the same answer"
-        else:
-            known[checked.requests()] = checked.where
+        groups["\n".join(example.key for example in checked.examples)].append((checked.requests(), checked))
+    for group in groups.values():
+        known = Known([request for request, _ in group], similarity)
+        for request, checked in group:
+            if nearest := near(request, known.candidates(request), similarity):
+                checked.reasons["near_duplicate"] = f"{nearest}, with the same answer"
+            else:
+                known.add(request, checked.where)
+
+
+class Known:
+    """Texts with their places, found again by a text that is nearly like one of them.
+
+    Texts of l and m letters are within a similarity s when at most (1 - s)(l + m) letters are added or dropped. Then m
+    is at most l(2 - s)/s, and the letters are at most k = 2l(1 - s)/s. Each changes at most GRAM n-grams of a text. So
+    in any order of all n-grams, the first k * GRAM + 1 of two such texts have one in common (the prefix filter of
+    Chaudhuri et al. 2006, for edits as in Xiao et al. 2008). Rare ones come first here: what all texts of a template
+    share leads nowhere. A text with fewer n-grams than that is compared with all. Nothing within s is missed.
+    """
+
+    def __init__(self, texts: list[str], similarity: float) -> None:
+        self.changed = 2 * (1 - similarity) / max(similarity, 1e-9)
+        self.counts = Counter(gram for text in texts for gram in grams(text) if len(texts) > FEW)
+        self.texts: list[tuple[str, str]] = []  # each with its place
+        self.short: list[int] = []
+        # by an n-gram that comes first in a text, and by the text's length
+        self.having: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+
+    def first(self, text: str) -> tuple[list[str], int]:
+        """The n-grams of a text that come first, none for a text that is compared with all, and its k."""
+        most = int(self.changed * len(text) + 1e-9)
+        if not self.counts or len(found := grams(text)) <= most * GRAM:
+            return [], most
+        return sorted(found, key=lambda gram: (self.counts[gram], gram))[: most * GRAM + 1], most
+
+    def add(self, text: str, place: str) -> None:
+        first, _ = self.first(text)
+        for gram in first:
+            self.having[gram][len(text)].append(len(self.texts))
+        if not first:
+            self.short.append(len(self.texts))
+        self.texts.append((text, place))
+
+    def candidates(self, text: str) -> dict[str, str]:
+        """Texts to compare with, in the order in which they came, each with its place."""
+        first, most = self.first(text)
+        lengths = range(len(text) - most, len(text) + most + 1)
+        sizes = [self.having[gram] for gram in first if gram in self.having]
+        alike = (size[length] for size in sizes for length in lengths if length in size)
+        return (
+            dict(self.texts[number] for number in sorted({*self.short, *chain(*alike)})) if first else dict(self.texts)
+        )
+
+
+def grams(text: str) -> set[str]:
+    return {text[start : start + GRAM] for start in range(len(text) - GRAM + 1)}
 
 
 def near(request: str, known: dict[str, str], similarity: float) -> str:
