@@ -120,16 +120,19 @@ def check_length(rows: Rows, longest: int) -> None:
 
 
 def ask_all(base: Path, adapter: Path, merged: Path, device: loading.Device, rows: Rows) -> dict[str, Result]:
-    """What each model makes of the rows. In float32 on every device: rounding must not pass for something lost."""
-    plain = loading.load_model(base, "float32", device.name)
+    """What each model makes of the rows, all in the type that answers are generated in.
+
+    On a CPU that is float32. On a card the quantised base stays quantised: in float32 an 8B would need 33 GB.
+    """
+    plain = loading.load_model(base, device.generate_dtype, device.name)
     check_length(rows, plain.config.max_position_embeddings)
     results = {"base": result(rows, rate(plain, rows.queries, "retention: base"))}
     del plain
-    bare = quantised.dequantised(base, device).eval()
+    bare = (quantised.dequantised if device.generate_dtype == "float32" else quantised.load)(base, device).eval()
     results["adapter_off"] = result(rows, rate(bare, rows.queries, "retention: adapter off"))
     check_off(bare, adapter, rows)
     del bare
-    tuned = loading.load_model(merged, "float32", device.name)
+    tuned = loading.load_model(merged, device.generate_dtype, device.name)
     return results | {"tuned": result(rows, rate(tuned, rows.queries, "retention: tuned"))}
 
 
