@@ -1,8 +1,9 @@
-"""Peak memory of QLoRA training, part by part, from a model's config alone; no weights and no torch needed.
+"""Peak memory of each stage, of training part by part, from a model's config alone; no weights and no torch needed.
 
 In: a config.json (Llama, Qwen2) and a run's settings. Out: bytes, of what stages/train.py does: the rows of a micro
 batch are one sequence, the base is NF4 with double quantisation except for embeddings and LM head, LoRA sits on every
-linear layer, and the head scores the answers' tokens only. benchmarks/memory.json has predicted and measured peaks.
+linear layer, and the head scores the answers' tokens only. benchmarks/memory.json has predicted and measured peaks of
+training; what the other stages hold is counted from their code.
 """
 
 from collections.abc import Mapping
@@ -111,23 +112,63 @@ def logits(shape: Shape, run: Run) -> float:
     return tile + FLOAT32 * run.loss_tokens * shape.hidden
 
 
+def quantised(shape: Shape, run: Run) -> float:
+    """Bytes of the 4-bit base; on a CPU with those of the file, which stays mapped."""
+    size = run.bytes_per_value
+    weights = size * shape.unquantised + NF4 * shape.linear
+    if run.on_cpu and size < FLOAT32:  # of the file, embeddings that are no LM head count only as far as they are read
+        weights += 2 * shape.linear - (0 if shape.tied else size * shape.vocab * shape.hidden)
+    return weights
+
+
 def parts(shape: Shape, run: Run) -> dict[str, float]:
     """Bytes by part; their sum is the peak."""
     size, trained = run.bytes_per_value, shape.adapter(run.rank)
     saved, head = activations(shape, run), logits(shape, run)
-    weights = size * shape.unquantised + NF4 * shape.linear
-    if run.on_cpu and size < FLOAT32:  # of the file, embeddings that are no LM head count only as far as they are read
-        weights += 2 * shape.linear - (0 if shape.tied else size * shape.vocab * shape.hidden)
     adapters = trained * (FLOAT32 + (size if size < FLOAT32 else 0))  # autocast keeps a 16-bit copy for a whole step
     # Backwards through one MLP: gradients of what it saved, and its largest weight dequantised. Never beside the head.
     workspace = size * shape.intermediate * (5 * run.tokens + 2 * shape.hidden)
     state = {"adapters": adapters, "gradients": FLOAT32 * trained, "optimizer": ADAMW * trained, "activations": saved}
     return {
-        "weights": weights,
+        "weights": quantised(shape, run),
         **state,
         "logits": head,
         "workspace": max(0.0, workspace - head),
         "overhead": FRAGMENTED * sum(state.values()) if run.on_cpu else 0.0,
+    }
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `predict` generates at once: rows of at most `prompt` tokens, and as many `new` ones each."""
+
+    rows: int
+    prompt: int
+    new: int
+
+
+def stages(shape: Shape, run: Run, asked: Asked, files: int, packed: int) -> dict[str, tuple[float, float]]:
+    """Peak bytes of each stage on the device and, where that is a card, on the host beside it.
+
+    `files`: the most that `merge` puts into one file; `packed`: tokens that are rated in one pass.
+    """
+    size = FLOAT32 if run.on_cpu else run.bytes_per_value
+    table = shape.vocab * shape.hidden
+    # A matrix of the adapter as product, then scaled, both in float32.
+    merging = quantised(shape, run) + FLOAT32 * (shape.adapter(run.rank) + 2 * shape.hidden * shape.intermediate)
+    file = min(2 * shape.parameters, max(files, 2 * table))
+    # In a forward pass the MLP holds four matrices, attention its scores in `size` and twice in float32.
+    tokens, grid = asked.rows * asked.prompt, asked.rows * asked.prompt**2
+    cache = 2 * size * shape.layers * shape.keys * asked.rows * (asked.prompt + asked.new)
+    once = max(4 * size * shape.intermediate * tokens, (size + 2 * FLOAT32) * shape.heads * grid)
+    rating = (2 * FLOAT32 + (size if size < FLOAT32 else 0)) * packed * shape.vocab
+    weights = (size + 2 if run.on_cpu else size) * shape.parameters
+    return {
+        "train": (sum(parts(shape, run).values()), 0),
+        "merge": (merging + file, 0) if run.on_cpu else (merging, file),
+        "predict": (weights + cache + once, 0),
+        "retention, memorisation": (weights + rating, 0),
+        "gguf": (6 * table, 0) if run.on_cpu else (0, 6 * table),  # a matrix as it is read or written, and in float32
     }
 
 

@@ -7,8 +7,9 @@ tokenizers by the hash of what they do to one text, and refuse the default base 
 GGUF file itself.)
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal
@@ -144,25 +145,33 @@ def rope_factors(config: Any) -> Any:
     return (plain / slowed).float().numpy()
 
 
-def weights(folder: Path, config: Any, arch: Any) -> Iterator[tuple[str, Any]]:
-    """(GGUF name, float32 array) of each weight, one at a time."""
-    import torch
+def weights(folder: Path, config: Any, arch: Any) -> Iterator[tuple[str, tuple[int, ...], Callable[[], Any]]]:
+    """(GGUF name, shape, what reads the float32 array) of each weight; nothing is read before it is asked for."""
     from gguf import get_tensor_name_map
     from safetensors import safe_open
 
     names = get_tensor_name_map(arch, config.num_hidden_layers)
+    if (factors := rope_factors(config)) is not None:
+        yield "rope_freqs.weight", factors.shape, lambda: factors
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as shard:
             for name in sorted(shard.keys()):
-                value = shard.get_tensor(name).to(torch.float32).numpy()
-                if arch.name in INTERLEAVED and ".q_proj." in name:
-                    value = interleaved(value, config.num_attention_heads)
-                if arch.name in INTERLEAVED and ".k_proj." in name:
-                    value = interleaved(value, config.num_key_value_heads)
                 found = names.get_name(name, try_suffixes=(".weight", ".bias"))
                 if found is None:
                     raise GgufError(f"{file.name}: no name is known for {name}")
-                yield found, value
+                yield found, tuple(shard.get_slice(name).get_shape()), partial(read, shard, name, config, arch)
+
+
+def read(shard: Any, name: str, config: Any, arch: Any) -> Any:
+    """One weight in float32, its rows in llama.cpp's order."""
+    import torch
+
+    value = shard.get_tensor(name).to(torch.float32).numpy()
+    if arch.name in INTERLEAVED and ".q_proj." in name:
+        return interleaved(value, config.num_attention_heads)
+    if arch.name in INTERLEAVED and ".k_proj." in name:
+        return interleaved(value, config.num_key_value_heads)
+    return value
 
 
 def interleaved(value: Any, heads: int) -> Any:
@@ -170,20 +179,22 @@ def interleaved(value: Any, heads: int) -> Any:
     return value.reshape(heads, 2, len(value) // heads // 2, *value.shape[1:]).swapaxes(1, 2).reshape(value.shape)
 
 
-def add_weight(writer: Any, name: str, value: Any, scale: str) -> None:
-    """Add one tensor: matrices as `scale`, vectors and what does not fill whole blocks as float32."""
+def kind(shape: tuple[int, ...], scale: str) -> Any:
+    """How a tensor is written: matrices as `scale`, vectors and what does not fill whole blocks as float32."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-    from gguf.quants import quantize
 
     wanted = GGMLQuantizationType[scale]
-    if value.ndim < 2 or value.shape[-1] % GGML_QUANT_SIZES[wanted][0]:
-        wanted = GGMLQuantizationType.F32
-    writer.add_tensor(name, quantize(value, wanted), raw_dtype=wanted)
+    return GGMLQuantizationType.F32 if len(shape) < 2 or shape[-1] % GGML_QUANT_SIZES[wanted][0] else wanted
 
 
 def write(folder: Path, tokenizer: Any, stops: list[int], scale: str, out: Path, adapter: str) -> None:
-    """Write the model in `folder` to the GGUF file `out`; `adapter` is the hash that it is known by."""
+    """Write the model in `folder` to the GGUF file `out`; `adapter` is the hash that it is known by.
+
+    First what the file holds, then one weight after the other, so that memory holds one.
+    """
+    import numpy as np
     from gguf import MODEL_ARCH_NAMES, GGUFWriter
+    from gguf.quants import quant_shape_to_byte_shape, quantize
     from tqdm import tqdm
     from transformers import AutoConfig
 
@@ -193,13 +204,14 @@ def write(folder: Path, tokenizer: Any, stops: list[int], scale: str, out: Path,
     writer.add_string("lockstep.adapter", adapter)
     add_shape(writer, config, scale)
     add_vocabulary(writer, tokenizer, config.vocab_size, stops)
-    if (factors := rope_factors(config)) is not None:
-        add_weight(writer, "rope_freqs.weight", factors, scale)
-    for name, value in tqdm(weights(folder, config, arch), desc="gguf", unit=" tensors", delay=2):
-        add_weight(writer, name, value, scale)
+    for name, shape, _ in weights(folder, config, arch):
+        size = np.prod(quant_shape_to_byte_shape(shape, kind(shape, scale)), dtype=int)
+        writer.add_tensor_info(name, shape, np.dtype(np.float32), size, kind(shape, scale))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
+    writer.write_ti_data_to_file()
+    for _, shape, value in tqdm(weights(folder, config, arch), desc="gguf", unit=" tensors", delay=2):
+        writer.write_tensor_data(quantize(value(), kind(shape, scale)))
     writer.close()
 
 

@@ -167,11 +167,13 @@ def main(items: Path, text: Path, base: Path, merged: Path, metrics: Path, detai
     asked, documents = records.read(items, Item), records.read(text, Document)
     queries = [*(question(tokenizer, item) for item in asked), *(document(tokenizer, row) for row in documents)]
     rows = Rows(asked, documents, queries)
-    # In float32 on every device: rounding must not pass for something lost. One model at a time is in memory.
+    # All in the type that answers are generated in, float32 on a CPU; one model at a time is in memory. On a card the
+    # quantised base stays quantised: in float32 an 8B would need 33 GB.
+    bare = quantised.dequantised if device.generate_dtype == "float32" else quantised.load
     models: dict[str, Callable[[], Any]] = {
-        "base": lambda: loading.load_model(base, "float32", device.name),
-        "adapter_off": lambda: quantised.dequantised(base, device).eval(),
-        "tuned": lambda: loading.load_model(merged, "float32", device.name),
+        "base": lambda: loading.load_model(base, device.generate_dtype, device.name),
+        "adapter_off": lambda: bare(base, device).eval(),
+        "tuned": lambda: loading.load_model(merged, device.generate_dtype, device.name),
     }
     found = {name: ask(rows, load(), name) for name, load in models.items()}
     size = sum(len(tokenizer.decode(ids).encode()) for ids in rows.scored())

@@ -1,6 +1,7 @@
 """The GGUF file is the merged model, in the eyes of transformers and of llama.cpp; what can't be written is refused."""
 
 import re
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,23 @@ def test_eight_bits_keep_the_logits_near(small: Path, merged: Path) -> None:
 
 def test_a_repeat_gives_the_same_bytes(small: Path, merged: Path, tmp_path: Path) -> None:
     assert hashes.of_folder(run(tmp_path, merged, "Q8_0")) == hashes.of_folder(small)
+
+
+def test_memory_holds_one_weight_at_a_time(
+    merged: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[weakref.ref[Any]] = []
+    read = gguf.read
+
+    def noted(*args: Any) -> Any:
+        assert [ref for ref in held if ref() is not None] == []
+        value = read(*args)
+        held.append(weakref.ref(value))
+        return value
+
+    monkeypatch.setattr(gguf, "read", noted)
+    assert hashes.of_folder(run(tmp_path, merged, "Q8_0")) == hashes.of_folder(small)
+    assert len(held) > 2 * 7
 
 
 def test_the_pipeline_goes_on_without_a_gguf(merged: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The plan counts what autograd, bitsandbytes and a real training hold."""
 
 import json
+from itertools import accumulate
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ from conftest import ROOT
 from benchmarks import memory as benchmark
 from planning import memory
 from stages import train
-from stages.shared import loading, prefix_sharing, quantised
+from stages.shared import generate, loading, loglikelihood, prefix_sharing, quantised
 
 TINY: dict[str, Any] = {
     "model_type": "llama",
@@ -128,6 +129,44 @@ def test_a_gpu_holds_a_tile_of_the_logits_and_no_mapped_file() -> None:
     assert parts["weights"] == 2 * shape.unquantised + memory.NF4 * shape.linear
     assert parts["overhead"] == 0
     assert memory.needed(shape, on_gpu) == pytest.approx(1.1 * sum(parts.values()))
+
+
+def peak(call: Any) -> int:
+    """The most bytes that torch held at once during the call, beyond what it held before."""
+    import torch
+
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        call()
+    changes = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())))
+
+
+def planned(stage: str, prompt: int = 0, packed: int = 0) -> float:
+    """Bytes of a stage on a CPU beside the weights; six rows of `prompt` tokens get eight more."""
+    shape, asked = memory.shape_of(TINY, "tiny"), memory.Asked(6, prompt, 8)
+    return memory.stages(shape, run(4), asked, 0, packed)[stage][0] - 6 * shape.parameters
+
+
+@pytest.mark.parametrize("prompt", [100, 500])  # the MLP takes more than attention, and less
+def test_a_batch_of_answers_takes_what_is_planned(prompt: int, tokenizer: Any) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**TINY)).eval()
+    prompts = [[number] + [5] * (prompt - 1) for number in range(1, 7)]
+    assert planned("predict", prompt=prompt) == pytest.approx(
+        peak(lambda: list(generate.greedy(model, tokenizer, prompts, 8, 6))), rel=0.15
+    )
+
+
+def test_rating_takes_the_logits_of_one_pass() -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**(TINY | {"vocab_size": 50_000}))).eval()
+    queries = [loglikelihood.Query([number], [[5] * 199]) for number in range(3)]
+    shape = memory.shape_of(TINY | {"vocab_size": 50_000}, "tiny")
+    rated = memory.stages(shape, run(4), memory.Asked(1, 1, 1), 0, 597)["retention, memorisation"][0]
+    held = peak(lambda: loglikelihood.rate(model, queries, ""))
+    assert rated - 6 * shape.parameters == pytest.approx(held, rel=0.15)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The merged model is base and adapter in one, with the prompt of training built in."""
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,9 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path, base: Path, adapter: Path, dtype: str) -> Path:
+def run(folder: Path, base: Path, adapter: Path, dtype: str, key: str = "cpu-fp32") -> Path:
     """Run the stage in `folder`; returns the merged model's."""
-    text = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("device: auto", "device: cpu-fp32")
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("device: auto", f"device: {key}")
     (folder / "params.yaml").write_text(text.replace("dtype: bfloat16", f"dtype: {dtype}"), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -68,6 +69,45 @@ def test_the_merged_model_computes_what_base_and_adapter_compute(base: Path, ada
     assert torch.allclose(merged, logits(pair, ids), atol=1e-4)
     with pair.disable_adapter():
         assert not torch.allclose(merged, logits(pair, ids), atol=1e-2)
+
+
+@pytest.mark.parametrize(("key", "dtype"), [("cpu-fp32", "float32"), ("cpu-bf16", "bfloat16"), ("cpu-fp32", "float16")])
+def test_one_matrix_at_a_time_gives_the_bytes_of_the_whole_model_at_once(
+    base: Path, adapter: Path, tmp_path: Path, key: str, dtype: str
+) -> None:
+    import torch
+    from peft import PeftModel
+
+    whole = PeftModel.from_pretrained(quantised.dequantised(base, loading.DEVICES[key]), adapter).merge_and_unload()
+    whole.to(getattr(torch, dtype)).save_pretrained(tmp_path / "whole")
+    merged = run(tmp_path, base, adapter, dtype, key)
+    for file in ("config.json", "model.safetensors"):
+        assert (merged / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_the_host_holds_one_file_of_the_result(
+    base: Path, adapter: Path, exact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from safetensors import torch as writer
+
+    alive: list[weakref.ref[Any]] = []
+    sizes: list[int] = []
+    save_file = writer.save_file
+
+    def noted(part: dict[str, Any], *args: Any, **options: Any) -> None:
+        assert [ref for ref in alive if ref() is not None] == []  # nothing of the files before
+        alive.extend(weakref.ref(tensor) for tensor in part.values() if type(tensor) is torch.Tensor)
+        sizes.append(sum(tensor.nbytes for tensor in part.values()))
+        save_file(part, *args, **options)
+
+    monkeypatch.setattr(writer, "save_file", noted)
+    monkeypatch.setattr(merge, "SHARD", 200_000)
+    merged = run(tmp_path, base, adapter, "float32")
+    assert len(sizes) > 1
+    assert max(sizes) <= 200_000
+    one, many = (loading.load_model(folder, "float32", "cpu").state_dict() for folder in (exact, merged))
+    assert all(torch.equal(value, many[name]) for name, value in one.items())
 
 
 @pytest.mark.parametrize("turns", CONVERSATIONS)

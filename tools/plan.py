@@ -1,4 +1,4 @@
-"""Will QLoRA training fit? Memory by part, from the model's config and params.yaml.
+"""Will it fit? Memory of training by part, and of each stage, from the model's config and params.yaml.
 
     python -m tools.plan                                          # the default model on this machine
     python -m tools.plan --model Qwen2.5-7B-Instruct --card 24GB  # a model of catalogue.yaml on a card
@@ -15,8 +15,8 @@ import click
 
 from planning import memory
 from planning.memory import GB, Run, Shape
-from stages import train
-from stages.shared import chat, cli, generate, loading, params, prefix_sharing, strict_json, yaml12
+from stages import merge, train
+from stages.shared import chat, cli, generate, loading, loglikelihood, params, prefix_sharing, strict_json, yaml12
 
 CATALOGUE, BASE, ROWS, PREFIX = map(
     Path, ("catalogue.yaml", "models/base/config.json", "data/chat/train.jsonl", "data/chat/prefix/tuned.json")
@@ -41,6 +41,12 @@ def largest(shape: Shape, settings: train.Params, device: loading.Device, free: 
     return 0, run
 
 
+def asked() -> memory.Asked:
+    """The longest prompts and answers that params.yaml allows, a whole batch of them."""
+    predict = params.load("predict", generate.Params)
+    return memory.Asked(predict.batch_size, params.load("chat", chat.Params).max_length, predict.max_new_tokens)
+
+
 def on_card(card: str) -> tuple[loading.Device, float]:
     return loading.DEVICES["cuda-fp16" if card == "T4" else "cuda-bf16"], CARDS[card] * GB
 
@@ -56,13 +62,15 @@ def report(name: str, card: str | None) -> Iterator[str]:
     device, free = on_card(card) if card else (here, memory.available(here.name))
     rows, run = largest(shape, settings, device, free)
     fitting = [each for each in CARDS if largest(shape, settings, *on_card(each))[0]]
-    merging = 4 * shape.parameters
+    stages = memory.stages(shape, run, asked(), merge.SHARD, loglikelihood.MAX_TOKENS)
     yield f"{name}: {shape.parameters:,} parameters; {facts['licence']}; commercial use: {facts['commercial']}"
     yield "GB: " + ", ".join(f"{part} {size / GB:.2f}" for part, size in memory.parts(shape, run).items())
     yield f"{card or 'this machine'}, {free / GB:.1f} GB: training needs {memory.needed(shape, run) / GB:.1f} GB, " + (
         f"fits with micro batches of {rows} rows" if rows else "does not fit, not even one row at a time"
     )
-    yield f"merging needs {merging / GB:.1f} GB on the same device{', more than it has' if merging > free else ''}"
+    for stage, (own, host) in stages.items():
+        sizes = [f"{size / GB:.1f} GB{where}" for size, where in ((own, ""), (host, " on the host")) if size]
+        yield f"{stage}: {', '.join(sizes)}{'' if memory.MARGIN * own <= free else '; more than there is'}"
     yield f"cards that can train it: {', '.join(fitting) or 'none of ' + ', '.join(CARDS)}"
     if rows:
         hub = f"hub -S fetch.hub_id={facts['id']} -S fetch.hub_revision={facts['revision']}"

@@ -1,0 +1,289 @@
+"""QLoRA of an 8B on one card: tokens per second and peak memory of this project, of TRL's defaults and of plain PEFT.
+
+    python -m benchmarks.gpu --out benchmarks/gpu.json      # minutes on an H100; 16 GB of disk, 5 GB of host memory
+    python -m benchmarks.gpu --shape tiny                   # the same, line for line, in seconds on a CPU
+
+No weights are needed: a base of Llama 3's shape is drawn at random, file by file. Each side trains the same rows, all
+of one length, 8 a step: this project by the functions of stages/train.py with the largest micro batch that the plan
+allows, the others with their own defaults. The first step is not timed. A side that fails is recorded with its error,
+and the file is written after each. Where models/base and data/chat are built, their train, merge and predict run too.
+"""
+
+import gc
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks import latency
+from benchmarks import memory as shapes
+from planning import memory
+from stages import merge, train
+from stages.shared import cli, loading, params, prefix_sharing, quantised, writing
+from stages.shared.loading import Device
+from tools import plan
+
+LIBRARIES = (*train.LIBRARIES, "safetensors")
+BASE, CHAT = Path("models/base"), Path("data/chat")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model's config; tokens of a row, those with a label; rows of a step, as TRL and transformers have it."""
+
+    config: dict[str, Any]
+    length: int
+    scored: int
+    steps: int = 6
+    rows: int = 8
+
+
+SHAPES = {
+    "8b": Shape(
+        shapes.config(shapes.LLAMA, 4096, 32, 32, 8, 14336, 128256)
+        | {"tie_word_embeddings": False, "max_position_embeddings": 8192},
+        2048,
+        512,
+    ),
+    "tiny": Shape(shapes.config(shapes.LLAMA, 64, 2, 2, 1, 128, 600), 32, 8, 3),
+}
+
+
+def save_base(shape: Shape, device: Device, folder: Path) -> None:
+    """A random model as a folder in bfloat16; the host holds one of its files."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(**shape.config)
+    with torch.device("meta"):
+        sizes = {name: tensor.shape for name, tensor in AutoModelForCausalLM.from_config(config).state_dict().items()}
+
+    def draw(name: str) -> Any:
+        empty = torch.empty(sizes[name], dtype=torch.bfloat16, device=device.name)
+        return empty.normal_(std=0.02) if empty.ndim > 1 else empty.fill_(1)
+
+    torch.manual_seed(0)
+    merge.save(config, "bfloat16", folder, draw)
+
+
+def rows_of(shape: Shape) -> Any:
+    """Rows that share nothing at the start: no prefix is computed once."""
+    from datasets import Dataset
+
+    given, answer = shape.length - shape.scored, list(range(3, 3 + shape.scored))
+    labels = [prefix_sharing.IGNORED] * given + answer
+    numbers = range(shape.rows * shape.steps)
+    return Dataset.from_list([{"input_ids": [3 + n] + [5] * (given - 1) + answer, "labels": labels} for n in numbers])
+
+
+def defaults(device: Device, scratch: Path) -> dict[str, Any]:
+    """What the other sides are told: where to run, in which type, and to leave no files."""
+    return {
+        "output_dir": str(scratch),
+        "num_train_epochs": 1,
+        "use_cpu": device.name == "cpu",
+        "bf16": device.train_dtype == "bfloat16",
+        "fp16": device.train_dtype == "float16",
+        "save_strategy": "no",
+        "report_to": "none",
+    }
+
+
+def lora() -> Any:
+    from peft import LoraConfig
+
+    known = params.load("train", train.Params)
+    return LoraConfig(
+        r=known.lora_rank, lora_alpha=known.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+
+
+def lockstep(shape: Shape, key: str, model: Any, scratch: Path) -> Any:
+    """The stage's trainer, with the largest micro batch that the plan lets through."""
+    device, rows = loading.DEVICES[key], rows_of(shape)
+    args = train.arguments(settings(shape, key), device, scratch)
+    args.eval_strategy = "no"
+    return train.make_trainer(model, shapes.tokenizer(), settings(shape, key), args, rows, rows)
+
+
+def trl_defaults(shape: Shape, key: str, model: Any, scratch: Path) -> Any:
+    """SFTTrainer as its documentation shows it; only max_length, which would cut the rows, is switched off."""
+    from trl import SFTConfig, SFTTrainer
+
+    config = SFTConfig(max_length=None, **defaults(loading.DEVICES[key], scratch))
+    rows, tokenizer = rows_of(shape), shapes.tokenizer()
+    return SFTTrainer(model, config, train_dataset=rows, processing_class=tokenizer, peft_config=lora())
+
+
+def peft_plain(shape: Shape, key: str, model: Any, scratch: Path) -> Any:
+    """transformers' Trainer on PEFT's recipe for quantised models."""
+    from peft import get_peft_model, prepare_model_for_kbit_training
+    from transformers import Trainer, TrainingArguments, default_data_collator
+
+    adapted = get_peft_model(prepare_model_for_kbit_training(model), lora())
+    args = TrainingArguments(**defaults(loading.DEVICES[key], scratch))
+    return Trainer(adapted, args, default_data_collator, rows_of(shape))
+
+
+SIDES: dict[str, Callable[[Shape, str, Any, Path], Any]] = {
+    "lockstep": lockstep,
+    "trl_defaults": trl_defaults,
+    "peft": peft_plain,
+}
+
+
+def run_of(shape: Shape, key: str, rows: int) -> memory.Run:
+    known, device = params.load("train", train.Params), loading.DEVICES[key]
+    return plan.run_of(known, device, rows * shape.length, rows * shape.length, rows * shape.scored)
+
+
+def settings(shape: Shape, key: str) -> train.Params:
+    """params.yaml, one epoch, and the largest micro batch that fits by plan, else one row."""
+    counted, free = memory.shape_of(shape.config, "shape"), memory.available(loading.DEVICES[key].name)
+    micro = [n for n in range(shape.rows, 0, -1) if shape.rows % n == 0]
+    fits = (n for n in micro if memory.needed(counted, run_of(shape, key, n)) <= free)
+    known = params.load("train", train.Params)
+    return replace(known, epochs=1.0, batch_size=shape.rows, micro_batch_size=next(fits, 1))
+
+
+def clock(device: Device) -> Any:
+    """A callback that notes when each step ended."""
+    import torch
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        ends: tuple[float, ...] = ()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            if device.name == "cuda":
+                torch.cuda.synchronize()
+            self.ends = (*self.ends, time.perf_counter())
+
+    return Clock()
+
+
+def measure(side: str, shape: Shape, key: str, base: Path) -> dict[str, Any]:
+    """Train one side; tokens per second after the first step, and the peak of what torch allocated."""
+    import torch
+
+    device = loading.DEVICES[key]
+    if device.name == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = SIDES[side](shape, key, quantised.load(base, device), Path(scratch))
+        timer = clock(device)
+        trainer.add_callback(timer)
+        if side == "lockstep":
+            train.run(trainer)
+        else:
+            trainer.train()
+    if len(timer.ends) != shape.steps:
+        raise cli.InputError(f"{len(timer.ends)} steps instead of {shape.steps}")
+    tokens = shape.rows * shape.length * (shape.steps - 1)
+    figures = {
+        "tokens_per_second": round(tokens / (timer.ends[-1] - timer.ends[0]), 1),
+        "peak_memory_bytes": train.peak_memory(device),
+        "micro_batch_size": trainer.args.per_device_train_batch_size,
+        "checkpointing": bool(trainer.args.gradient_checkpointing),
+    }
+    if side != "lockstep":
+        return figures
+    parts = memory.parts(memory.shape_of(shape.config, side), run_of(shape, key, figures["micro_batch_size"]))
+    return figures | {"planned_bytes": round(sum(parts.values()))}
+
+
+def attempt(side: str, shape: Shape, key: str, base: Path) -> dict[str, Any]:
+    """The figures, or the error: one side out of memory must not cost the others' figures."""
+    import torch
+
+    try:
+        return measure(side, shape, key, base)
+    except Exception as error:  # noqa: BLE001
+        return {"error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+    finally:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def end_to_end(scratch: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """train, merge and predict of models/base on data/chat, as processes; seconds, and what the stage itself timed."""
+    files = {name: str(scratch / name) for name in ("adapter", "merged", "metrics.json", "answers.jsonl")}
+    losses = [f"--train-loss={scratch / 'train.csv'}", f"--valid-loss={scratch / 'valid.csv'}"]
+    data = [
+        f"--train={CHAT / 'train.jsonl'}",
+        f"--valid={CHAT / 'valid.jsonl'}",
+        f"--prefix={CHAT / 'prefix/tuned.json'}",
+    ]
+    made = [f"--base={BASE}", f"--out={files['adapter']}", f"--metrics={files['metrics.json']}"]
+    words = {
+        "train": [*data, *losses, *made],
+        "merge": [f"--base={BASE}", f"--adapter={files['adapter']}", f"--out={files['merged']}"],
+        "predict": [f"--model={files['merged']}", f"--rows={CHAT / 'test.jsonl'}", f"--out={files['answers.jsonl']}"],
+    }
+    for stage, options in words.items():
+        timing, started = scratch / f"{stage}.json", time.monotonic()
+        timed = [] if stage == "merge" else [f"--timings={timing}"]
+        ran = subprocess.run([sys.executable, "-m", f"stages.{stage}", *options, *timed], stderr=subprocess.PIPE)
+        if ran.returncode:
+            yield stage, {"error": ran.stderr.decode(errors="replace")[-2000:]}
+            return
+        own = json.loads(timing.read_text(encoding="utf-8")) if timed else {}
+        yield stage, {"process_seconds": round(time.monotonic() - started, 1), **own}
+
+
+def machine(key: str) -> dict[str, Any]:
+    from importlib.metadata import version
+
+    import torch
+
+    return {
+        "command": " ".join(["python -m benchmarks.gpu", *sys.argv[1:]]),
+        "device": latency.machine(key)
+        | {"cuda": torch.version.cuda, "free_bytes": memory.available(key.split("-")[0])},
+        "versions": {name: version(name) for name in LIBRARIES},
+    }
+
+
+@click.command(help=__doc__)
+@click.option("--shape", "name", type=click.Choice(list(SHAPES)), default="8b", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="file for the figures; without it they are printed")
+def main(name: str, out: Path | None) -> None:
+    train.bound_caches()
+    key, device = loading.device()
+    shape = SHAPES[name]
+    if name == "8b" and device.name == "cpu":
+        raise cli.InputError("an 8B takes hours on a CPU; try --shape tiny")
+    keys = [each for each, row in loading.DEVICES.items() if row.name == device.name]
+    keys = [each for each in keys if each != "cuda-bf16" or key == "cuda-bf16"]
+    found: dict[str, Any] = machine(key) | {"shape": asdict(shape), "training": {}, "end_to_end": {}}
+
+    def keep() -> None:
+        if out:
+            writing.write_json(out, found)
+
+    with tempfile.TemporaryDirectory() as scratch:
+        save_base(shape, device, Path(scratch) / "base")
+        for each in keys:
+            found["training"][each] = {}
+            for side in SIDES:
+                click.echo(f"gpu: {each}, {side}", err=True)
+                found["training"][each][side] = attempt(side, shape, each, Path(scratch) / "base")
+                keep()
+    if BASE.is_dir() and CHAT.is_dir():
+        with tempfile.TemporaryDirectory() as folder:
+            for stage, figures in end_to_end(Path(folder)):
+                found["end_to_end"][stage] = figures
+                keep()
+    click.echo(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()

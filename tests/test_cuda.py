@@ -1,0 +1,190 @@
+"""Each branch that only a card takes, reached without one. Every test names its branch; fakes stand where a card would.
+
+What can't be reached so is the arithmetic of the card's own kernels: `python -m benchmarks.gpu` runs those.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from test_retention import ITEMS, TEXT
+from test_train import SETTINGS, dataset
+
+from benchmarks import gpu, latency
+from planning import memory
+from stages import retention, train
+from stages.shared import generate, loading, prefix_cache, prefix_sharing, quantised
+
+CARDS = [key for key, row in loading.DEVICES.items() if row.name == "cuda"]
+FP32 = loading.DEVICES["cpu-fp32"]
+cards = pytest.mark.parametrize("key", CARDS)
+
+
+def half(key: str) -> Any:
+    import torch
+
+    return getattr(torch, loading.DEVICES[key].train_dtype)
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """torch, transformers and accelerate believe in one card with bfloat16."""
+    import torch
+    from accelerate.state import AcceleratorState, PartialState
+    from transformers import training_args
+
+    for name, value in (("is_available", True), ("device_count", 1), ("current_device", 0)):
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(training_args, "is_torch_bf16_gpu_available", lambda: True, raising=False)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    PartialState._reset_state()
+
+
+@cards
+def test_the_arguments_of_a_training_on_a_card(card: None, tmp_path: Path, key: str) -> None:
+    """train.arguments: use_cpu off, the type, checkpointing and optimizer of the row, pinned memory."""
+    row = loading.DEVICES[key]
+    args = train.arguments(SETTINGS, row, tmp_path)
+    assert (args.use_cpu, args.device.type, args.dataloader_pin_memory) == (False, "cuda", True)
+    assert (args.bf16, args.fp16) == (key == "cuda-bf16", key == "cuda-fp16")
+    assert (args.gradient_checkpointing, str(args.optim.value)) == (key == "cuda-fp16", "adamw_torch_fused")
+
+
+@cards
+def test_the_quantised_base_goes_to_the_first_card(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """quantised.load: device_map."""
+    import torch
+    import transformers
+
+    asked: dict[str, Any] = {}
+
+    def noted(base: Path, **options: Any) -> Any:
+        asked.update(options)
+        return torch.nn.Linear(1, 1)
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", noted)
+    quantised.load(Path("base"), loading.DEVICES[key])
+    assert (asked["device_map"], asked["dtype"]) == ({"": 0}, half(key))
+    assert asked["quantization_config"].bnb_4bit_compute_dtype == half(key)
+
+
+def test_the_loss_on_a_card_is_trls_own_and_the_same(
+    base: Path, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """train.make_trainer: Trainer.compute_loss where the device is no CPU."""
+    import torch
+
+    rows = dataset(tokenizer, range(4))
+    args = train.arguments(SETTINGS, FP32, tmp_path)
+    trainer = train.make_trainer(quantised.load(base, FP32), tokenizer, SETTINGS, args, rows, rows)
+    inputs = prefix_sharing.collate(list(rows))
+    with prefix_sharing.attention(trainer.model), torch.no_grad():
+        here = trainer.compute_loss(trainer.model, dict(inputs))
+        monkeypatch.setattr(type(args), "device", property(lambda self: torch.device("cuda")))
+        monkeypatch.delattr(train, "labelled_loss")
+        there = trainer.compute_loss(trainer.model, dict(inputs))
+    assert there.item() == pytest.approx(here.item(), rel=1e-4)
+
+
+@cards
+def test_attention_on_a_card_stays_in_its_type(key: str) -> None:
+    """prefix_sharing.attend: no float32 where the device is no CPU. Fake tensors of a card."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    rows = [{"input_ids": [1] * length, "labels": [-100] + [1] * (length - 1)} for length in (20, 12)]
+    batch = prefix_sharing.collate(rows)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():  # backwards needs the card's own build
+        tokens, names = batch["input_ids"].numel(), ("row_tokens", "token_places")
+        states = [torch.empty(1, heads, tokens, 32, dtype=half(key), device="cuda") for heads in (4, 2, 2)]
+        places = {name: torch.empty(batch[name].shape, dtype=torch.int64, device="cuda") for name in names}
+        module = SimpleNamespace(is_causal=True, num_key_value_groups=2, training=True)
+        found, _ = prefix_sharing.attend(module, *states, None, **places, dropout=0.0, scaling=1.0)
+    assert (found.device.type, found.dtype, tuple(found.shape)) == ("cuda", half(key), (1, tokens, 4, 32))
+
+
+@cards
+def test_a_model_that_answers_on_a_card_has_its_type(base: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """loading.load_model: 16 bits to the card; no float32 copy on the way."""
+    import torch
+
+    moved: list[Any] = []
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *where: moved.append(where) or self)
+    model = loading.load_model(base, loading.DEVICES[key].generate_dtype, loading.DEVICES[key].name)
+    assert moved == [("cuda",)]
+    assert {parameter.dtype for parameter in model.parameters()} == {half(key)}
+
+
+@cards
+def test_answers_keep_their_cache_in_16_bits(
+    base: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """generate.greedy with a card's generate_dtype, as `predict` has it: keys and values are not upcast."""
+    kept: list[Any] = []
+    append = prefix_cache.Cache.append
+
+    def noted(self: Any, layer: int, key: Any, value: Any) -> Any:
+        kept.extend((key.dtype, value.dtype))
+        return append(self, layer, key, value)
+
+    monkeypatch.setattr(prefix_cache.Cache, "append", noted)
+    model = loading.load_model(base, loading.DEVICES[key].generate_dtype, "cpu")
+    assert len(list(generate.greedy(model, tokenizer, [[5, 6, 7], [5, 6, 8, 9]], 3, 2))) == 2
+    assert set(kept) == {half(key)}
+
+
+@cards
+def test_retention_upcasts_no_model_on_a_card(
+    base: Path, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """retention.ask_all with a card's row, on a CPU: the 4-bit base stays so, all else is in generate_dtype."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    row = replace(loading.DEVICES[key], name="cpu")
+    lora = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(quantised.load(base, row), lora).save_pretrained(tmp_path / "adapter")
+    items = [retention.question(tokenizer, retention.Item(**(ITEMS[0] | {"options": tuple(ITEMS[0]["options"])})))]
+    text = [retention.document(tokenizer, retention.Document(**each)) for each in TEXT]
+    rows = retention.Rows(
+        [retention.Item(**(ITEMS[0] | {"options": tuple(ITEMS[0]["options"])}))],
+        [retention.Document(**each) for each in TEXT],
+        items + text,
+    )
+    held: dict[str, set[Any]] = {}
+    rate = retention.rate
+
+    def noted(model: Any, queries: Any, label: str) -> Any:
+        own = [(name, parameter.dtype) for name, parameter in model.named_parameters() if "lora_" not in name]
+        held[label] = {dtype for _, dtype in own}
+        return rate(model, queries, label)
+
+    monkeypatch.setattr(retention, "rate", noted)
+    found = retention.ask_all(base, tmp_path / "adapter", base, row, rows)
+    assert list(found) == ["base", "adapter_off", "tuned"]
+    assert held["retention: base"] == held["retention: tuned"] == {half(key)}
+    assert held["retention: adapter off"] == {half(key), torch.uint8}
+
+
+def test_what_the_card_says_of_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """train.peak_memory, memory.available, latency.machine and the clock of benchmarks.gpu ask the card."""
+    import torch
+
+    asked: list[str] = []
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 7)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (5, 9))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: asked.append("waited"))
+    assert train.peak_memory(loading.DEVICES["cuda-bf16"]) == 7
+    assert memory.available("cuda") == 5
+    assert latency.machine("cuda-bf16")["name"] == "a card"
+    clock = gpu.clock(loading.DEVICES["cuda-bf16"])
+    clock.on_step_end(None, None, None)
+    assert (len(clock.ends), asked) == (1, ["waited"])

@@ -1,0 +1,50 @@
+"""The task for a rented card: spot, taken down by itself, and its commands in an order that loses nothing.
+
+SkyPilot's own parser is no dependency; docs/sharing.md has the command that was run with it.
+"""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from stages.shared import yaml12
+
+TASK = yaml12.parse((ROOT / "launch/sky.yaml").read_text(encoding="utf-8"), "sky.yaml")
+
+
+def test_the_machine_is_a_spot_one_and_goes_when_it_is_idle() -> None:
+    assert TASK["resources"]["use_spot"] is True
+    assert TASK["resources"]["autostop"]["down"] is True
+    assert TASK["file_mounts"]["/checkpoints"] == {"name": "${BUCKET}", "mode": "MOUNT_CACHED"}
+    assert TASK["envs"] == {"BUCKET": None}  # no secret, and no default that is somebody's bucket
+
+
+@pytest.mark.parametrize("breaks", [None, "make"])
+def test_the_run_pulls_first_keeps_checkpoints_and_pushes_what_was_made(tmp_path: Path, breaks: str | None) -> None:
+    """The run block itself, with `make` and `dvc` that only say that they were called."""
+    work, bucket, calls = tmp_path / "work", tmp_path / "checkpoints", tmp_path / "calls"
+    for name, file in (("make", tmp_path / "bin/make"), ("dvc", work / ".venv/bin/dvc")):
+        file.parent.mkdir(parents=True)
+        status = int(name == breaks)
+        save = "echo step > .dvc/tmp/checkpoints/step\n" if name == "make" else ""
+        file.write_text(f'#!/bin/sh\necho {name} "$@" >> {calls}\n{save}exit {status}\n', encoding="utf-8")
+        file.chmod(0o755)
+    bucket.mkdir()
+    ran = subprocess.run(
+        ["bash", "-c", TASK["run"].replace("/checkpoints .dvc", f"{bucket} .dvc")],  # noqa: S607
+        cwd=work,
+        env=os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert (ran.returncode != 0) == (breaks is not None), ran.stderr
+    pushed = [] if breaks else ["dvc push --run-cache"]
+    assert calls.read_text(encoding="utf-8").splitlines() == [
+        "dvc pull --run-cache --allow-missing",
+        "make repro",
+        *pushed,
+    ]
+    assert (bucket / "step").read_text(encoding="utf-8") == "step\n"
