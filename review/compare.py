@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from math import sqrt
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from annotated_types import Gt, Lt, MinLen
 
@@ -20,6 +20,7 @@ from stages.shared.stats import Comparison
 from versions import history
 
 GATE, DETAIL, SEEDS = "gate.yaml", "metrics/detail/evaluate.json", "metrics/experiments/seeds.json"
+LIKELIHOOD = "metrics/likelihood.jsonl"
 # What versions from before gate.yaml are judged by, beside the rules in their params.yaml.
 BEFORE_GATE = {"allow_removed_test_rows": False, "minimum_functionality": 0.0, "tolerated_retention_drop": 0.02}
 
@@ -95,16 +96,25 @@ class Outcome:
         return scoring.counts(self.verdicts[rule.system], rule.metric)
 
 
+@dataclass(frozen=True)
+class Rated:
+    """Negative log-likelihood of the expected answer to a test row, as the stage `likelihood` measured it."""
+
+    id: str
+    nats: float
+
+
 Outcomes = dict[str, Outcome]
 Pair = tuple[Outcome, Outcome]
+Line = TypeVar("Line", Outcome, Rated)
 
 
-def read(tree: str, path: str, outcome: Callable[[Any], Outcome]) -> Outcomes:
+def read(tree: str, path: str, outcome: Callable[[Any], Line]) -> dict[str, Line]:
     """What `outcome` makes of each line of a JSON Lines file, by id. Raises InputError naming file, line and reason."""
     content = history.read(tree, path)
     if not content:
         raise InputError(f"{path}: missing or empty")
-    found: Outcomes = {}
+    found: dict[str, Line] = {}
     for number, line in enumerate(content.removesuffix(b"\n").split(b"\n"), start=1):
         try:
             row = outcome(strict_json.parse(line.decode()))
@@ -258,6 +268,40 @@ def retrained(
     evidence = "better" if low > 0 else "worse" if high < 0 else "no evidence"
     least = min(1.0, (factor + float(norm.ppf(stats.POWER))) * error)
     return replace(result, low=low, high=high, evidence=evidence, detectable=least)
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Mean nats of the expected answer on the same n rows, and their paired difference; fewer are better."""
+
+    n: int
+    before: float
+    after: float
+    difference: float
+    low: float
+    high: float
+
+
+def likelihood(base: str, head: str, pairs: Sequence[Pair]) -> Likelihood | None:
+    """Of these two models, conversations drawn whole. None where a side lacks it, or has what no stage writes."""
+    try:
+        sides = [read(tree, LIKELIHOOD, _rated) for tree in (base, head)]
+    except InputError:
+        return None
+    rows = [row for _, row in pairs if all(row.id in side for side in sides)]
+    if not rows:
+        return None
+    n, before, after = len(rows), *([side[row.id].nats for row in rows] for side in sides)
+    changes = [new - old for old, new in zip(before, after, strict=True)]
+    low, high = stats.bootstrap_ratio(changes, [1.0] * n, [row.group for row in rows])
+    return Likelihood(n, sum(before) / n, sum(after) / n, sum(changes) / n, low, high)
+
+
+def _rated(line: Any) -> Rated:
+    nats = line["nats"]
+    if type(nats) not in (int, float) or not 0 <= nats < 1e9:
+        raise ValueError("nats: a number from 0 on is expected")
+    return Rated(text(line["id"]), nats)
 
 
 @dataclass(frozen=True)

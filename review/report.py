@@ -11,7 +11,7 @@ from typing import Any
 
 from review import changes, compare, inert, kept
 from review.changes import Line, Listing, Note
-from review.compare import Check, Gate, Metric, Noise, Outcomes, Pair, Paired, Rule
+from review.compare import Check, Gate, Likelihood, Metric, Noise, Outcomes, Pair, Paired, Rule
 from review.inert import Safe
 from stages.shared.cli import InputError
 from stages.shared.scoring import METRICS
@@ -35,6 +35,7 @@ class Report:
     noise: Safe
     notes: list[Note]
     metrics: list[Metric]
+    likelihood: Likelihood | None
     moved: list[Metric]
     kinds: int
     checks: list[Check]
@@ -69,6 +70,7 @@ def build(base: str, head: str | None) -> Report:
         noise=_noise(known, first),
         notes=[*_test_set(rows), *changes.notes(old, new)],
         metrics=metrics,
+        likelihood=compare.likelihood(old, new, rows.both),
         moved=moved,
         kinds=kinds,
         checks=[*(compare.judged(rows, before, after, gate, known) if enough else []), *beside.checks],
