@@ -130,7 +130,7 @@ def test_a_model_that_saw_no_canary_knows_none(base: Path, here: Path, monkeypat
 
 
 # Stages without a model: what they would have made, with the seed deciding which of ten answers are right.
-STAGES = """import json, pathlib, random, re, sys
+STAGES = """import json, os, pathlib, random, re, sys
 name, root = sys.argv[1], pathlib.Path(sys.argv[2])
 with (root / "ran.log").open("a") as log: log.write(name + "\\n")
 if name == (root / "break").read_text(): sys.exit("no room")
@@ -139,6 +139,7 @@ def write(path, text):
 settings = dict(re.findall(r"^  (\\w+): (.*)$", pathlib.Path("params.yaml").read_text(), re.M))
 if name == "train":
     own = {"base": "b", "device": "d", "train": "t", "versions": {}, "adapter": settings["seed"]}
+    own["threads"] = os.environ.get("OMP_NUM_THREADS", "all")
     own["params"] = {"seed": int(settings["seed"]), "epochs": int(settings["epochs"])}
     write("models/adapter/made_from.json", json.dumps(own))
 if name == "merge":
@@ -223,6 +224,20 @@ def test_a_seed_that_is_done_is_not_trained_again(repository: Path) -> None:
     assert Counter(ran(repository))["train"] == 3
 
 
+def test_trainings_side_by_side_share_the_cores_and_are_the_same(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert call("--jobs=2").exit_code == 0
+    recorded = strict_json.read(repository / seeds.OUT)
+    assert (recorded["trained_with"], recorded["computed_from"]["threads"]) == ([5, 6, 7], "4")
+    assert Counter(ran(repository)) == dict.fromkeys(trial.MODEL, 3)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    refused = CliRunner().invoke(seeds.main, ["--count=9"])
+    assert (refused.exit_code, "not made from the same" in refused.output) == (1, True)
+    assert Counter(ran(repository))["train"] == 4
+
+
 def test_trainings_of_another_state_are_refused(repository: Path) -> None:
     assert call().exit_code == 0
     lock = {"stages": {"train": {"cmd": "c", "deps": [{"path": "stages/train.py", "md5": "other"}]}}}
@@ -240,10 +255,10 @@ def test_a_model_of_other_rows_or_params_is_refused(file: str, content: str, rep
     assert (result.exit_code, "run `dvc repro` first" in result.output, ran(repository)) == (1, True, [])
 
 
-def test_adapters_of_different_params_are_not_compared(tmp_path: Path) -> None:
-    made = {"base": "b", "device": "d", "train": "t", "versions": {}, "params": {"seed": 1, "epochs": 2}}
-    for name, epochs in (("1", 2), ("2", 3)):
-        one = made | {"params": {"seed": int(name), "epochs": epochs}}
+@pytest.mark.parametrize("other", [{"params": {"seed": 2, "epochs": 3}}, {"threads": 2}])
+def test_adapters_that_differ_in_more_than_the_seed_are_not_compared(other: dict[str, Any], tmp_path: Path) -> None:
+    made = {"base": "b", "device": "d", "threads": 1, "train": "t", "versions": {}, "params": {"seed": 1, "epochs": 2}}
+    for name, one in (("1", made), ("2", made | other)):
         writing.write_json(tmp_path / name / "models/adapter/made_from.json", one)
     with pytest.raises(click.ClickException, match="not made from the same"):
         seeds.origin([tmp_path / "1", tmp_path / "2"])
