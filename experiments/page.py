@@ -93,7 +93,22 @@ def seeds(result: Figures) -> list[str]:
     return [*lines, "", f"Two of them disagree on {result['flipping']:.1%} of the answers, by whether they are exact."]
 
 
-PARTS = {"learning_curve": learning_curve, "ten_times": ten_times, "canaries": canaries, "seeds": seeds}
+def wrong_labels(result: Figures) -> list[str]:
+    """The share of planted wrong labels that the list of suspects shows, by how they are wrong."""
+    parts = {"all": result, **result["ways"]}
+    header = ["wrong labels", "n", f"among the {result['looked_at']} most suspect of {result['rows']} rows"]
+    lines = table.grid(header, [[name, part["n"], interval(part, "found")] for name, part in parts.items()])
+    alone = ", ".join(f"{count} in epoch {epoch}" for epoch, count in enumerate(result["by_epoch"], start=1))
+    return [*lines, "", f"By the loss of one epoch alone: {alone}."]
+
+
+PARTS = {
+    "learning_curve": learning_curve,
+    "ten_times": ten_times,
+    "canaries": canaries,
+    "seeds": seeds,
+    "wrong_labels": wrong_labels,
+}
 
 
 def written(page: str, folder: Path = FOLDER) -> str:
