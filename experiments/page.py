@@ -93,6 +93,17 @@ def seeds(result: Figures) -> list[str]:
     return [*lines, "", f"Two of them disagree on {result['flipping']:.1%} of the answers, by whether they are exact."]
 
 
+def calibration(result: Figures) -> list[str]:
+    """How often each word falls, with nothing but seeds between the sides and with a drop."""
+    words = ("better", "worse", "fails", "alone_better", "alone_worse")
+    cases = [["recorded pairs", 0, 1, result["recorded"]]]
+    cases += [[one["common"], one["drop"], one["runs"], one] for one in result["simulated"]]
+    rows = [[*case, *(f"{one[word]:.3f}" if word in one else "-" for word in words)] for *case, one in cases]
+    header = ["effect of a seed", "drop", "trainings a side", "better", "worse", "gate fails"]
+    lines = table.grid([*header, "better, these two models", "worse, these two models"], rows)
+    return [*lines, "", f"{result['seeds']} seeds were recorded; their own effect: {result['measured']:.4f}."]
+
+
 def wrong_labels(result: Figures) -> list[str]:
     """The share of planted wrong labels that the list of suspects shows, by how they are wrong."""
     parts = {"all": result, **result["ways"]}
@@ -107,6 +118,7 @@ PARTS = {
     "ten_times": ten_times,
     "canaries": canaries,
     "seeds": seeds,
+    "calibration": calibration,
     "wrong_labels": wrong_labels,
 }
 

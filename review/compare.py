@@ -249,12 +249,17 @@ def measured(pairs: Sequence[Pair], rule: Rule, level: float, known: Noise | Non
 
 
 def retrained(
-    result: Comparison, changes: Sequence[int], groups: Sequence[str], noise: tuple[float, int], level: float
+    result: Comparison,
+    changes: Sequence[float],
+    groups: Sequence[str],
+    noise: tuple[float, int],
+    level: float,
+    runs: int = 1,
 ) -> Comparison:
     """The comparison for the change, were both sides trained anew: rows and seeds vary, and the larger counts.
 
-    `noise`: standard deviation of the metric over so many trainings. Each side is one training; for the means of m and
-    n trainings put spread² (1/m + 1/n) in place of 2 spread².
+    `noise`: standard deviation of the metric over so many trainings. `runs`: trainings a side, of which `result` and
+    `changes` are the means.
     """
     from scipy.stats import norm, t
 
@@ -263,7 +268,7 @@ def retrained(
     for group, change in zip(groups, changes, strict=True):
         sums[group] += change - result.difference
     by_row = sum(value**2 for value in sums.values()) / result.n**2
-    error, factor = sqrt(max(by_row, 2 * spread**2)), float(t.ppf((1 + level) / 2, seeds - 1))
+    error, factor = sqrt(max(by_row, 2 * spread**2 / runs)), float(t.ppf((1 + level) / 2, seeds - 1))
     low, high = result.difference - factor * error, result.difference + factor * error
     evidence = "better" if low > 0 else "worse" if high < 0 else "no evidence"
     least = min(1.0, (factor + float(norm.ppf(stats.POWER))) * error)

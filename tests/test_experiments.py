@@ -397,6 +397,9 @@ def test_a_mark_that_is_missing_is_named(broken: str, tmp_path: Path) -> None:
     marks = "".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in page.PARTS)
     document = marks.replace("<!-- ten_times -->\n<!-- /ten_times -->", broken)
     writing.write_json(tmp_path / "seeds.json", NOISE)
+    words = {"better": 0.0, "worse": 0.025, "fails": 0.0}
+    calibrated = {"seeds": 8, "measured": 0.01, "recorded": words, "simulated": []}
+    writing.write_json(tmp_path / "calibration.json", calibrated)
     writing.write_json(
         tmp_path / "wrong_labels.json", wrong_labels.result({"a": "another kind"}, {"a": [2, 1], "b": [1, 2]})
     )

@@ -163,6 +163,7 @@ def test_noise_of_the_base_is_told_and_that_of_the_change_is_not_taken(base: str
     record()
     ran = run(head)
     assert "Retraining noise: 0.0500, the standard deviation of 8 trainings on 2026-11-20" in ran.stdout
+    assert "8 seeds measured: the interval is 1.2 times as wide as with many." in ran.stdout
     assert ", of these two models [" in ran.stdout
     assert "Regressed answers (14)" in ran.stdout
     assert "@@ r59 list @@" in listed(ran, "Regressed answers that flip with the seed alone, too")
