@@ -108,7 +108,7 @@ def wrong_labels(result: Figures) -> list[str]:
     """The share of planted wrong labels that the list of suspects shows, by how they are wrong."""
     parts = {"all": result, **result["ways"]}
     header = ["wrong labels", "n", f"among the {result['looked_at']} most suspect of {result['rows']} rows"]
-    lines = table.grid(header, [[name, part["n"], interval(part, "found")] for name, part in parts.items()])
+    lines = table.grid(header, [[name, part["n"], table.cell(part, "found")] for name, part in parts.items()])
     alone = ", ".join(f"{count} in epoch {epoch}" for epoch, count in enumerate(result["by_epoch"], start=1))
     return [*lines, "", f"By the loss of one epoch alone: {alone}."]
 

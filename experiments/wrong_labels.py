@@ -59,7 +59,7 @@ def plant(rows: Sequence[Row], count: int) -> tuple[list[Row], dict[str, str]]:
 def result(ways: Mapping[str, str], losses: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """How many of the wrong labels are among the most suspect rows."""
     seen = set(suspects.ranked(losses)[:LOOKED_AT])
-    epochs = range(min(map(len, losses.values())))
+    epochs = range(min(map(len, losses.values())))  # those that all rows were met in
     alone = [sorted(losses, key=lambda name: -losses[name][epoch])[:LOOKED_AT] for epoch in epochs]
     parts = {way: [name in seen for name, done in ways.items() if done == way] for way in sorted(set(ways.values()))}
     return {

@@ -25,7 +25,7 @@ ROWS = [
     row("plain", "buy two lemons", DONE),
     row("learnt", "boiler \x1b[31m done", DONE),
 ]
-LOSSES = "id,epoch 1,epoch 2,epoch 3\nearly,3.0,0.1,0.1\nwrong,1.5,1.25,0.01\nplain,0.1,0.1,0.0\nlearnt,0.5,2.0,0.0\n"
+LOSSES = "id,epoch_1,epoch_2,epoch_3\nearly,3.0,0.1,0.1\nwrong,1.5,1.25,0.01\nplain,0.1,0.1,0.0\nlearnt,0.5,2.0,0.0\n"
 
 
 @pytest.fixture
@@ -54,8 +54,8 @@ def test_a_label_that_surprises_twice_comes_before_one_that_an_untrained_model_m
 
 
 def test_one_epoch_is_enough_and_an_epoch_that_was_not_finished_has_no_loss(pipeline: Path) -> None:
-    suspects.LOSSES.write_text("id,epoch 1,epoch 2\nplain,4,\nlearnt,3,\nwrong,2,1\nearly,1,\n", encoding="utf-8")
-    assert [one["id"] for one in json.loads(run("--json").stdout)] == ["plain", "learnt", "early", "wrong"]
+    suspects.LOSSES.write_text("id,epoch_1,epoch_2\nplain,4,\nlearnt,,\nwrong,2,1\nearly,0.5,\n", encoding="utf-8")
+    assert [one["id"] for one in json.loads(run("--json").stdout)] == ["plain", "wrong", "early", "learnt"]
 
 
 @pytest.mark.parametrize("which", suspects.ANSWERED)
@@ -94,7 +94,6 @@ def test_no_wrong_answer_is_said(pipeline: Path) -> None:
     [
         (LOSSES.replace("plain", "other"), "other rows than data/chat/train.jsonl"),
         (LOSSES.replace("3.0", "nan"), "finite losses"),
-        (LOSSES.replace("0.1,0.1,0.0", ""), "finite losses"),
         (LOSSES.replace("3.0", "much"), "could not convert"),
         ("", "the stage train writes it"),
     ],

@@ -53,7 +53,8 @@ class Near:
 
 
 def suspicion(losses: Sequence[float]) -> float:
-    return min(losses[:2])
+    """0 for a row that a training of less than one epoch did not meet."""
+    return min(losses[:2], default=0.0)
 
 
 def read_losses(file: Path) -> dict[str, tuple[float, ...]]:
@@ -62,7 +63,7 @@ def read_losses(file: Path) -> dict[str, tuple[float, ...]]:
         with file.open(encoding="utf-8", newline="") as lines:
             header, *rows = csv.reader(lines)
         found = {row[0]: tuple(float(cell) for cell in row[1:] if cell) for row in rows}
-        if header[0] != "id" or not all(losses and all(map(math.isfinite, losses)) for losses in found.values()):
+        if header[0] != "id" or not all(math.isfinite(loss) for losses in found.values() for loss in losses):
             raise ValueError("an id and finite losses are expected in each line")
     except (OSError, IndexError, ValueError, csv.Error) as error:
         raise cli.InputError(f"{file}: {history.printable(str(error))}; the stage train writes it") from error
