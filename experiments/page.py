@@ -87,7 +87,34 @@ def seeds(result: Figures) -> list[str]:
     ]
 
 
-PARTS = {"learning_curve": learning_curve, "ten_times": ten_times, "canaries": canaries, "seeds": seeds}
+def calibration(result: Figures) -> list[str]:
+    """How often each word falls, with nothing but seeds between the sides and with a drop."""
+    words = ("better", "worse", "fails", "alone_better", "alone_worse")
+    cases = [["recorded pairs", 0, 1, result["recorded"]]]
+    cases += [[one["common"], one["drop"], one["runs"], one] for one in result["simulated"]]
+    rows = [[*case, *(f"{one[word]:.3f}" if word in one else "-" for word in words)] for *case, one in cases]
+    header = ["effect of a seed", "drop", "trainings a side", "better", "worse", "gate fails"]
+    lines = table.grid([*header, "better, these two models", "worse, these two models"], rows)
+    return [*lines, "", f"{result['seeds']} seeds were recorded; their own effect: {result['measured']:.4f}."]
+
+
+def wrong_labels(result: Figures) -> list[str]:
+    """The share of planted wrong labels that the list of suspects shows, by how they are wrong."""
+    parts = {"all": result, **result["ways"]}
+    header = ["wrong labels", "n", f"among the {result['looked_at']} most suspect of {result['rows']} rows"]
+    lines = table.grid(header, [[name, part["n"], table.cell(part, "found")] for name, part in parts.items()])
+    alone = ", ".join(f"{count} in epoch {epoch}" for epoch, count in enumerate(result["by_epoch"], start=1))
+    return [*lines, "", f"By the loss of one epoch alone: {alone}."]
+
+
+PARTS = {
+    "learning_curve": learning_curve,
+    "ten_times": ten_times,
+    "canaries": canaries,
+    "seeds": seeds,
+    "calibration": calibration,
+    "wrong_labels": wrong_labels,
+}
 
 
 def written(page: str, folder: Path = FOLDER) -> str:

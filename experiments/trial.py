@@ -63,8 +63,8 @@ def prepare(folder: Path, changes: Mapping[str, Any], rows: Mapping[str, Iterabl
             file.write(text)
 
 
-def run(folder: Path, *stages: str) -> None:
-    """Run the stages in turn. Raises InputError when one stops."""
+def run(folder: Path, *stages: str, threads: int | None = None) -> None:
+    """Run the stages in turn, on so many threads where it is given. Raises InputError when one stops."""
     pipeline, own = load("dvc.yaml")["stages"], strict_json.read(folder / "made_of.json")["rows"]
     for stage in stages:
         done = folder / f"{stage}.done"
@@ -74,7 +74,7 @@ def run(folder: Path, *stages: str) -> None:
         for path in pipeline[stage]["deps"]:
             if not any(Path(file).is_relative_to(path) for file in own):  # a folder of own rows holds no others
                 link(folder, path)
-        env = os.environ | {"PYTHONPATH": str(Path.cwd())}
+        env = os.environ | {"PYTHONPATH": str(Path.cwd())} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
         if subprocess.run(shlex.split(pipeline[stage]["cmd"]), cwd=folder, env=env, check=False).returncode:
             raise cli.InputError(f"{folder}: the stage {stage} stopped; the reason stands above")
         done.touch()

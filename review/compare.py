@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from math import sqrt
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from annotated_types import Gt, Lt, MinLen
 
@@ -20,6 +20,7 @@ from stages.shared.stats import Comparison
 from versions import history, record
 
 GATE, SEEDS = "gate.yaml", "metrics/experiments/seeds.json"
+LIKELIHOOD = "metrics/likelihood.jsonl"
 
 
 @dataclass(frozen=True)
@@ -87,16 +88,25 @@ class Outcome:
         return scoring.counts(self.verdicts[rule.system], rule.metric)
 
 
+@dataclass(frozen=True)
+class Rated:
+    """Negative log-likelihood of the expected answer to a test row, as the stage `likelihood` measured it."""
+
+    id: str
+    nats: float
+
+
 Outcomes = dict[str, Outcome]
 Pair = tuple[Outcome, Outcome]
+Line = TypeVar("Line", Outcome, Rated)
 
 
-def read(tree: str, path: str, outcome: Callable[[Any], Outcome]) -> Outcomes:
+def read(tree: str, path: str, outcome: Callable[[Any], Line]) -> dict[str, Line]:
     """What `outcome` makes of each line of a JSON Lines file, by id. Raises InputError naming file, line and reason."""
     content = history.read(tree, path)
     if not content:
         raise InputError(f"{path}: missing or empty")
-    found: Outcomes = {}
+    found: dict[str, Line] = {}
     for number, line in enumerate(content.removesuffix(b"\n").split(b"\n"), start=1):
         try:
             row = outcome(strict_json.parse(line.decode()))
@@ -225,12 +235,17 @@ def measured(pairs: Sequence[Pair], rule: Rule, level: float, known: Noise | Non
 
 
 def retrained(
-    result: Comparison, changes: Sequence[int], groups: Sequence[str], noise: tuple[float, int], level: float
+    result: Comparison,
+    changes: Sequence[float],
+    groups: Sequence[str],
+    noise: tuple[float, int],
+    level: float,
+    runs: int = 1,
 ) -> Comparison:
     """The comparison for the change, were both sides trained anew: rows and seeds vary, and the larger counts.
 
-    `noise`: standard deviation of the metric over so many trainings. Each side is one training; for the means of m and
-    n trainings put spread² (1/m + 1/n) in place of 2 spread².
+    `noise`: standard deviation of the metric over so many trainings. `runs`: trainings a side, of which `result` and
+    `changes` are the means.
     """
     from scipy.stats import norm, t
 
@@ -239,11 +254,45 @@ def retrained(
     for group, change in zip(groups, changes, strict=True):
         sums[group] += change - result.difference
     by_row = sum(value**2 for value in sums.values()) / result.n**2
-    error, factor = sqrt(max(by_row, 2 * spread**2)), float(t.ppf((1 + level) / 2, seeds - 1))
+    error, factor = sqrt(max(by_row, 2 * spread**2 / runs)), float(t.ppf((1 + level) / 2, seeds - 1))
     low, high = result.difference - factor * error, result.difference + factor * error
     evidence = "better" if low > 0 else "worse" if high < 0 else "no evidence"
     least = min(1.0, (factor + float(norm.ppf(stats.POWER))) * error)
     return replace(result, low=low, high=high, evidence=evidence, detectable=least)
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Mean nats of the expected answer on the same n rows, and their paired difference; fewer are better."""
+
+    n: int
+    before: float
+    after: float
+    difference: float
+    low: float
+    high: float
+
+
+def likelihood(base: str, head: str, pairs: Sequence[Pair]) -> Likelihood | None:
+    """Of these two models, conversations drawn whole. None where a side lacks it, or has what no stage writes."""
+    try:
+        sides = [read(tree, LIKELIHOOD, _rated) for tree in (base, head)]
+    except InputError:
+        return None
+    rows = [row for _, row in pairs if all(row.id in side for side in sides)]
+    if not rows:
+        return None
+    n, before, after = len(rows), *([side[row.id].nats for row in rows] for side in sides)
+    changes = [new - old for old, new in zip(before, after, strict=True)]
+    low, high = stats.bootstrap_ratio(changes, [1.0] * n, [row.group for row in rows])
+    return Likelihood(n, sum(before) / n, sum(after) / n, sum(changes) / n, low, high)
+
+
+def _rated(line: Any) -> Rated:
+    nats = line["nats"]
+    if type(nats) not in (int, float) or not 0 <= nats < 1e9:
+        raise ValueError("nats: a number from 0 on is expected")
+    return Rated(text(line["id"]), nats)
 
 
 @dataclass(frozen=True)

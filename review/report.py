@@ -11,7 +11,7 @@ from typing import Any
 
 from review import changes, compare, inert, kept
 from review.changes import Line, Listing, Note
-from review.compare import Check, Gate, Metric, Noise, Outcomes, Pair, Paired, Rule
+from review.compare import Check, Gate, Likelihood, Metric, Noise, Outcomes, Pair, Paired
 from review.inert import Safe
 from stages.shared.cli import InputError
 from stages.shared.scoring import METRICS
@@ -38,6 +38,7 @@ class Report:
     noise: Safe
     notes: list[Note]
     metrics: list[Metric]
+    likelihood: Likelihood | None
     moved: list[Metric]
     kinds: int
     checks: list[Check]
@@ -71,9 +72,10 @@ def build(base: str, head: str | None) -> Report:
         problems=list(dict.fromkeys([*_record(new), *fewer, *(each for each in beside if isinstance(each, Problem))])),
         refused="" if enough else why or f"{len(rows.both)} test answers on both sides, {gate.min_shared} are needed",
         left_out=len(rows.removed) + len(rows.edited),
-        noise=_noise(known, first),
+        noise=_noise(known, gate),
         notes=[*_test_set(rows), *changes.notes(old, new)],
         metrics=metrics,
+        likelihood=compare.likelihood(old, new, rows.both),
         moved=moved,
         kinds=kinds,
         checks=[*checks, *(each for each in beside if isinstance(each, Check))],
@@ -113,13 +115,19 @@ def _test_set(rows: Paired) -> Iterator[Note]:
         yield Safe(words), [*rows.removed, *rows.edited]
 
 
-def _noise(known: Noise | None, rule: Rule) -> Safe:
-    if not known or rule.metric not in known.spread:
-        words = "not measured (`python -m experiments.seeds`); the words are about these two models"
-    else:
-        spread = f"{known.spread[rule.metric]:.4f}, the standard deviation of {known.seeds} trainings on {known.date}"
-        words = f"{spread}; the words are about this change, were it retrained"
-    return Safe(f"Retraining noise: {words}.")
+def _noise(known: Noise | None, gate: Gate) -> Safe:
+    from scipy.stats import norm, t
+
+    metric, end = gate.rules[0].metric, (1 + gate.confidence) / 2
+    if not known or metric not in known.spread:
+        return Safe(
+            "Retraining noise: not measured (`python -m experiments.seeds`); the words are about these two models."
+        )
+    spread = f"{known.spread[metric]:.4f}, the standard deviation of {known.seeds} trainings on {known.date}"
+    wider = f"{known.seeds} seeds measured: the interval is {t.ppf(end, known.seeds - 1) / norm.ppf(end):.1f} times as"
+    return Safe(
+        f"Retraining noise: {spread}; the words are about this change, were it retrained. {wider} wide as with many."
+    )
 
 
 def _metrics(pairs: Sequence[Pair], gate: Gate, known: Noise | None) -> tuple[list[Metric], list[Metric], int]:

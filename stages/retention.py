@@ -149,6 +149,19 @@ def judge(changed: dict[str, Any], settings: Params) -> list[Limit]:
     ]
 
 
+def models(base: Path, merged: Path, device: loading.Device) -> dict[str, Callable[[], Any]]:
+    """What loads each model, for one at a time to be in memory; all in the type that answers are generated in.
+
+    That is float32 on a CPU. On a card the quantised base stays quantised: in float32 an 8B would need 33 GB.
+    """
+    bare = quantised.dequantised if device.generate_dtype == "float32" else quantised.load
+    return {
+        "base": lambda: loading.load_model(base, device.generate_dtype, device.name),
+        "adapter_off": lambda: bare(base, device).eval(),
+        "tuned": lambda: loading.load_model(merged, device.generate_dtype, device.name),
+    }
+
+
 @click.command(cls=cli.Command, help=__doc__)
 @cli.path_option("--items", "questions with options")
 @cli.path_option("--text", "paragraphs of plain text")
@@ -167,15 +180,7 @@ def main(items: Path, text: Path, base: Path, merged: Path, metrics: Path, detai
     asked, documents = records.read(items, Item), records.read(text, Document)
     queries = [*(question(tokenizer, item) for item in asked), *(document(tokenizer, row) for row in documents)]
     rows = Rows(asked, documents, queries)
-    # All in the type that answers are generated in, float32 on a CPU; one model at a time is in memory. On a card the
-    # quantised base stays quantised: in float32 an 8B would need 33 GB.
-    bare = quantised.dequantised if device.generate_dtype == "float32" else quantised.load
-    models: dict[str, Callable[[], Any]] = {
-        "base": lambda: loading.load_model(base, device.generate_dtype, device.name),
-        "adapter_off": lambda: bare(base, device).eval(),
-        "tuned": lambda: loading.load_model(merged, device.generate_dtype, device.name),
-    }
-    found = {name: ask(rows, load(), name) for name, load in models.items()}
+    found = {name: ask(rows, load(), name) for name, load in models(base, merged, device).items()}
     size = sum(len(tokenizer.decode(ids).encode()) for ids in rows.scored())
     over_base = change(rows, found["base"], found["tuned"])
     judged, accuracy = judge(over_base, settings), over_base["accuracy"]

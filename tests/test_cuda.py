@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from test_retention import ITEMS, TEXT
 from test_train import SETTINGS, dataset
 
 from benchmarks import gpu, latency
@@ -106,7 +105,8 @@ def test_attention_on_a_card_stays_in_its_type(key: str) -> None:
         states = [torch.empty(1, heads, tokens, 32, dtype=half(key), device="cuda") for heads in (4, 2, 2)]
         places = {name: torch.empty(batch[name].shape, dtype=torch.int64, device="cuda") for name in names}
         module = SimpleNamespace(is_causal=True, num_key_value_groups=2, training=True)
-        found, _ = prefix_sharing.attend(module, *states, None, **places, dropout=0.0, scaling=1.0)
+        query, keys, values = states
+        found, _ = prefix_sharing.attend(module, query, keys, values, None, dropout=0.0, scaling=1.0, **places)
     assert (found.device.type, found.dtype, tuple(found.shape)) == ("cuda", half(key), (1, tokens, 4, 32))
 
 
@@ -116,7 +116,12 @@ def test_a_model_that_answers_on_a_card_has_its_type(base: Path, monkeypatch: py
     import torch
 
     moved: list[Any] = []
-    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *where: moved.append(where) or self)
+
+    def noted(self: Any, *where: Any) -> Any:
+        moved.append(where)
+        return self
+
+    monkeypatch.setattr(torch.nn.Module, "to", noted)
     model = loading.load_model(base, loading.DEVICES[key].generate_dtype, loading.DEVICES[key].name)
     assert moved == [("cuda",)]
     assert {parameter.dtype for parameter in model.parameters()} == {half(key)}
@@ -141,36 +146,13 @@ def test_answers_keep_their_cache_in_16_bits(
 
 
 @cards
-def test_retention_upcasts_no_model_on_a_card(
-    base: Path, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
-) -> None:
-    """retention.ask_all with a card's row, on a CPU: the 4-bit base stays so, all else is in generate_dtype."""
+def test_retention_upcasts_no_model_on_a_card(base: Path, key: str) -> None:
+    """retention.models with a card's row, on a CPU: the 4-bit base stays so, all else is in generate_dtype."""
     import torch
-    from peft import LoraConfig, get_peft_model
 
-    row = replace(loading.DEVICES[key], name="cpu")
-    lora = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
-    get_peft_model(quantised.load(base, row), lora).save_pretrained(tmp_path / "adapter")
-    items = [retention.question(tokenizer, retention.Item(**(ITEMS[0] | {"options": tuple(ITEMS[0]["options"])})))]
-    text = [retention.document(tokenizer, retention.Document(**each)) for each in TEXT]
-    rows = retention.Rows(
-        [retention.Item(**(ITEMS[0] | {"options": tuple(ITEMS[0]["options"])}))],
-        [retention.Document(**each) for each in TEXT],
-        items + text,
-    )
-    held: dict[str, set[Any]] = {}
-    rate = retention.rate
-
-    def noted(model: Any, queries: Any, label: str) -> Any:
-        own = [(name, parameter.dtype) for name, parameter in model.named_parameters() if "lora_" not in name]
-        held[label] = {dtype for _, dtype in own}
-        return rate(model, queries, label)
-
-    monkeypatch.setattr(retention, "rate", noted)
-    found = retention.ask_all(base, tmp_path / "adapter", base, row, rows)
-    assert list(found) == ["base", "adapter_off", "tuned"]
-    assert held["retention: base"] == held["retention: tuned"] == {half(key)}
-    assert held["retention: adapter off"] == {half(key), torch.uint8}
+    loaders = retention.models(base, base, replace(loading.DEVICES[key], name="cpu"))
+    held = {name: {parameter.dtype for parameter in load().parameters()} for name, load in loaders.items()}
+    assert held == {"base": {half(key)}, "adapter_off": {half(key), torch.uint8}, "tuned": {half(key)}}
 
 
 def test_what_the_card_says_of_itself(monkeypatch: pytest.MonkeyPatch) -> None:

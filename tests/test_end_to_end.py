@@ -111,9 +111,8 @@ def test_behaviour_tests_are_answered_and_counted(clone: Path) -> None:
 
 def test_all_figures_are_of_the_model_that_was_scored(clone: Path) -> None:
     """So the pull request's report never mixes two models."""
-    files = [
-        clone / "metrics" / "detail" / f"{name}.json" for name in ("evaluate", "behaviour", "retention", "memorisation")
-    ]
+    names = ("evaluate", "likelihood", "behaviour", "retention", "memorisation")
+    files = [clone / "metrics" / "detail" / f"{name}.json" for name in names]
     origins = [read_json(file)["computed_from"] for file in files]
     made_from = read_json(clone / "models" / "merged" / "made_from.json")
     assert {origin["adapter"] for origin in origins} == {made_from["adapter"]}

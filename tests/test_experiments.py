@@ -10,9 +10,9 @@ import click
 import pytest
 import yaml
 from click.testing import CliRunner
-from conftest import ROOT, SCHEMA
+from conftest import ROOT, SCHEMA, configure
 
-from experiments import canaries, learning_curve, page, seeds, ten_times, trial
+from experiments import canaries, learning_curve, page, seeds, ten_times, trial, wrong_labels
 from stages.shared import contract, hashes, params, strict_json, writing, yaml12
 
 RULES = contract.load(SCHEMA)
@@ -138,7 +138,7 @@ def test_a_model_that_saw_no_canary_knows_none(base: Path, here: Path, monkeypat
 
 
 # Stages without a model: what they would have made, with the seed deciding which of ten answers are right.
-STAGES = """import json, pathlib, random, re, sys
+STAGES = """import json, os, pathlib, random, re, sys
 name, root = sys.argv[1], pathlib.Path(sys.argv[2])
 with (root / "ran.log").open("a") as log: log.write(name + "\\n")
 if name == (root / "break").read_text(): sys.exit("no room")
@@ -147,6 +147,7 @@ def write(path, text):
 settings = dict(re.findall(r"^  (\\w+): (.*)$", pathlib.Path("params.yaml").read_text(), re.M))
 if name == "train":
     own = {"base": "b", "device": "d", "train": "t", "versions": {}, "adapter": settings["seed"]}
+    own["threads"] = os.environ.get("OMP_NUM_THREADS", "all")
     own["params"] = {"seed": int(settings["seed"]), "epochs": int(settings["epochs"])}
     write("models/adapter/made_from.json", json.dumps(own))
 if name == "merge":
@@ -231,6 +232,20 @@ def test_a_seed_that_is_done_is_not_trained_again(repository: Path) -> None:
     assert Counter(ran(repository))["train"] == 3
 
 
+def test_trainings_side_by_side_share_the_cores_and_are_the_same(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert call("--jobs=2").exit_code == 0
+    recorded = strict_json.read(repository / seeds.OUT)
+    assert (recorded["trained_with"], recorded["computed_from"]["threads"]) == ([5, 6, 7], "4")
+    assert Counter(ran(repository)) == dict.fromkeys(trial.MODEL, 3)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    refused = CliRunner().invoke(seeds.main, ["--count=9"])
+    assert (refused.exit_code, "not made from the same" in refused.output) == (1, True)
+    assert Counter(ran(repository))["train"] == 4
+
+
 def test_trainings_of_another_state_are_refused(repository: Path) -> None:
     assert call().exit_code == 0
     lock = {"stages": {"train": {"cmd": "c", "deps": [{"path": "stages/train.py", "md5": "other"}]}}}
@@ -248,10 +263,10 @@ def test_a_model_of_other_rows_or_params_is_refused(file: str, content: str, rep
     assert (result.exit_code, "run `dvc repro` first" in result.output, ran(repository)) == (1, True, [])
 
 
-def test_adapters_of_different_params_are_not_compared(tmp_path: Path) -> None:
-    made = {"base": "b", "device": "d", "train": "t", "versions": {}, "params": {"seed": 1, "epochs": 2}}
-    for name, epochs in (("1", 2), ("2", 3)):
-        one = made | {"params": {"seed": int(name), "epochs": epochs}}
+@pytest.mark.parametrize("other", [{"params": {"seed": 2, "epochs": 3}}, {"threads": 2}])
+def test_adapters_that_differ_in_more_than_the_seed_are_not_compared(other: dict[str, Any], tmp_path: Path) -> None:
+    made = {"base": "b", "device": "d", "threads": 1, "train": "t", "versions": {}, "params": {"seed": 1, "epochs": 2}}
+    for name, one in (("1", made), ("2", made | other)):
         writing.write_json(tmp_path / name / "models/adapter/made_from.json", one)
     with pytest.raises(click.ClickException, match="not made from the same"):
         seeds.origin([tmp_path / "1", tmp_path / "2"])
@@ -300,6 +315,79 @@ def test_a_trial_reads_its_own_rows_and_links_the_rest(repository: Path) -> None
     assert trial.load("params.yaml")["train"]["epochs"] == 2
 
 
+def example(number: int) -> dict[str, Any]:
+    kind, title = ("complete", "delete")[number % 2], f"Thing {number}"
+    prompt = [{"role": "user", "content": f"about thing number {number}"}]
+    answer = strict_json.compact({"action": kind, "title": title})
+    return {"id": f"r{number}", "group": f"r{number}", "kind": kind, "prompt": prompt, "answer": answer}
+
+
+EXAMPLES = [example(number) for number in range(40)]
+
+
+def test_planted_labels_are_wrong_keep_the_contract_and_are_the_same_each_time() -> None:
+    spoiled, ways = wrong_labels.plant(EXAMPLES, 10)
+    changed = {new["id"]: (old, new) for old, new in zip(EXAMPLES, spoiled, strict=True) if old != new}
+    assert changed.keys() == ways.keys()
+    assert Counter(ways.values()) == {"another kind": 5, "another value": 5}
+    for name, (old, new) in changed.items():
+        before, after = (strict_json.parse(row["answer"]) for row in (old, new))
+        assert RULES.error(after) is None
+        assert (before["action"] == after["action"]) == (ways[name] == "another value")
+        assert before["title"] != after["title"] or ways[name] == "another kind"
+    assert wrong_labels.plant(EXAMPLES, 10) == (spoiled, ways)
+
+
+def test_a_row_with_no_other_value_gets_another_kind_and_one_kind_alone_is_refused() -> None:
+    plain = [row | {"answer": f'{{"action":"{row["kind"]}"}}'} for row in EXAMPLES]
+    assert set(wrong_labels.plant(plain, 10)[1].values()) == {"another kind"}
+    with pytest.raises(click.ClickException, match="all answers are of the kind 'complete'"):
+        wrong_labels.plant(plain[::2], 10)
+    with pytest.raises(click.ClickException, match="fewer than the 41"):
+        wrong_labels.plant(EXAMPLES, 41)
+
+
+def test_wrong_labels_are_counted_among_the_most_suspect_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wrong_labels, "LOOKED_AT", 2)
+    ways = {"a": "another kind", "b": "another value"}
+    found = wrong_labels.result(ways, {"a": [5, 4], "b": [9, 0], "c": [2, 2], "d": [1, 1]})
+    assert (found["rows"], found["n"], found["found"], found["by_epoch"]) == (4, 2, 0.5, [2, 1])
+    assert {way: part["found"] for way, part in found["ways"].items()} == {"another kind": 1, "another value": 0}
+
+
+WROTE_LOSSES = "row_losses.csv" in (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not WROTE_LOSSES, reason="the stage train writes no losses by row yet")
+def test_wrong_labels_are_planted_trained_on_and_ranked(
+    base: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real stage, on a tiny model that learns next to nothing: this is about the way, not about the share found."""
+    for name in ("dvc.yaml", "stages", "metrics/detail"):
+        (here / name).parent.mkdir(exist_ok=True)
+    (here / "dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
+    (here / "dvc.lock").write_text("stages: {}", encoding="utf-8")
+    (here / "stages").symlink_to(ROOT / "stages")
+    (here / "models").mkdir()
+    (here / "models/base").symlink_to(base)
+    configure(here, compute={"device": "cpu-fp32"}, train={"epochs": 2.0}, chat={"max_length": 2000})
+    for name in ("train", "valid"):
+        writing.write_jsonl(here / f"data/chat/{name}.jsonl", EXAMPLES)
+    writing.write_json(here / "data/chat/prefix/tuned.json", [{"role": "system", "content": "Answer in JSON."}])
+    settings = yaml12.parse((here / "params.yaml").read_text(encoding="utf-8"), "params.yaml")["train"]
+    made_from = {"train": hashes.of_file(here / "data/chat/train.jsonl"), "params": settings}
+    writing.write_json(here / "models/adapter/made_from.json", made_from)
+    monkeypatch.setattr(params, "PARAMS", Path("params.yaml"))
+    monkeypatch.setattr(wrong_labels, "PLANTED", 4)
+    monkeypatch.setattr(wrong_labels, "LOOKED_AT", 10)
+    ran = CliRunner().invoke(wrong_labels.main, ["--scratch=scratch"])
+    assert ran.exit_code == 0, ran.output
+    found = strict_json.read(here / wrong_labels.OUT)
+    assert (found["rows"], found["n"], len(found["by_epoch"])) == (40, 4, 2)
+    assert found["computed_from"]["train"] == hashes.of_file(here / "scratch/training/data/chat/train.jsonl")
+    assert found["computed_from"]["train"] != made_from["train"]
+
+
 @pytest.mark.parametrize("name", page.PARTS)
 def test_the_page_has_the_committed_figures(name: str) -> None:
     document = PAGE.read_text(encoding="utf-8")
@@ -312,6 +400,12 @@ def test_a_mark_that_is_missing_is_named(broken: str, tmp_path: Path) -> None:
     marks = "".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in page.PARTS)
     document = marks.replace("<!-- ten_times -->\n<!-- /ten_times -->", broken)
     writing.write_json(tmp_path / "seeds.json", NOISE)
+    words = {"better": 0.0, "worse": 0.025, "fails": 0.0}
+    calibrated = {"seeds": 8, "measured": 0.01, "recorded": words, "simulated": []}
+    writing.write_json(tmp_path / "calibration.json", calibrated)
+    writing.write_json(
+        tmp_path / "wrong_labels.json", wrong_labels.result({"a": "another kind"}, {"a": [2, 1], "b": [1, 2]})
+    )
     for name in ("learning_curve", "ten_times", "canaries"):
         (tmp_path / f"{name}.json").write_bytes((ROOT / page.FOLDER / f"{name}.json").read_bytes())
     assert "Two of them disagree on 12.5%" in page.written(marks, tmp_path)

@@ -57,7 +57,7 @@ def test_a_side_that_fails_leaves_its_error_and_the_others_figures(here: Path, m
 
     monkeypatch.setitem(gpu.SIDES, "peft", full)
     monkeypatch.setattr(gpu, "SIDES", {"peft": full})
-    monkeypatch.setattr(gpu.loading, "DEVICES", {"cpu-fp32": loading.DEVICES["cpu-fp32"]})
+    monkeypatch.setattr(loading, "DEVICES", {"cpu-fp32": loading.DEVICES["cpu-fp32"]})
     monkeypatch.setattr(loading, "device", lambda: ("cpu-fp32", loading.DEVICES["cpu-fp32"]))
     ran = CliRunner().invoke(gpu.main, ["--shape=tiny", "--out=gpu.json"], catch_exceptions=False)
     assert ran.exit_code == 0

@@ -62,6 +62,7 @@ def made(text: str, **changed: Any) -> report.Report:
         noise=Safe("No noise."),
         notes=[(Safe("Changed"), [text, text])],
         metrics=[metric],
+        likelihood=None,
         moved=[metric],
         kinds=3,
         checks=[Check(text, text, text, text, holds=False)],

@@ -138,7 +138,7 @@ def peak(call: Any) -> int:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         call()
     changes = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    return max(accumulate(event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())))
+    return int(max(accumulate(event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns()))))
 
 
 def planned(stage: str, prompt: int = 0, packed: int = 0) -> float:

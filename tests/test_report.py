@@ -156,10 +156,34 @@ def test_noise_of_the_base_is_told_and_that_of_the_change_is_not_taken(base: str
     record()
     ran = run(head)
     assert "Retraining noise: 0.0500, the standard deviation of 8 trainings on 2026-11-20" in ran.stdout
+    assert "8 seeds measured: the interval is 1.2 times as wide as with many." in ran.stdout
     assert ", of these two models [" in ran.stdout
     assert "Regressed answers (14)" in ran.stdout
     assert "@@ r59 list @@" in listed(ran, "Regressed answers that flip with the seed alone, too")
     assert ran.exit_code == 0
+
+
+def nats(values: list[Any], first: int = 0) -> str:
+    """A run with the likelihood of its answers."""
+    lines = [{"id": f"r{first + n}", "group": "", "nats": value, "tokens": 9} for n, value in enumerate(values)]
+    write_rows(Path("metrics/likelihood.jsonl"), lines)
+    return record()
+
+
+def test_likelihood_is_paired_beside_the_verdict(base: str) -> None:
+    before = nats([2.0 + n % 7 for n in range(100)])
+    after = nats([1.5 + n % 7 + n % 2 / 5 for n in range(99)])
+    ran = run(before, "--head", after)
+    assert "4.970 → 4.569 nats an answer, -0.401 [-0.421, -0.381] of these two models on 99 rows." in ran.stdout
+    assert (ran.exit_code, title(ran).endswith("no evidence of a change")) == (0, True)
+    assert run(after, "--head", nats([50.0] * 100)).exit_code == 0
+    assert "expected answers: not measured on both sides" in run(base, "--head", after).stdout
+
+
+@pytest.mark.parametrize("value", ["1.0", True, -0.5, None, 1e300])
+def test_a_likelihood_that_no_stage_writes_is_not_shown(value: Any, base: str) -> None:
+    before = nats([1.0] * 100)
+    assert "expected answers: not measured on both sides" in run(before, "--head", nats([value] * 100)).stdout
 
 
 # A verdict that can't be bent
