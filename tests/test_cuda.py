@@ -60,7 +60,6 @@ def test_the_arguments_of_a_training_on_a_card(card: None, tmp_path: Path, key: 
 def test_the_quantised_base_goes_to_the_first_card(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     """quantised.load: device_map."""
     import torch
-    import transformers
 
     asked: dict[str, Any] = {}
 
@@ -68,7 +67,7 @@ def test_the_quantised_base_goes_to_the_first_card(monkeypatch: pytest.MonkeyPat
         asked.update(options)
         return torch.nn.Linear(1, 1)
 
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", noted)
+    monkeypatch.setattr(loading, "network", noted)
     quantised.load(Path("base"), loading.DEVICES[key])
     assert (asked["device_map"], asked["dtype"]) == ({"": 0}, half(key))
     assert asked["quantization_config"].bnb_4bit_compute_dtype == half(key)
