@@ -1,9 +1,9 @@
 """Score the predictions of every system on the same test rows. CPU seconds, no model.
 
 In: a folder of predictions, one *.jsonl file for each system (an empty file is a system that is switched off), the
-tuned model's answers to held-out rows, the rows, the contract, what the model was made from. Out: the headline figures
-(metrics/evaluate.json), all figures with intervals and slices (metrics/detail/evaluate.json), a verdict per row and
-system (metrics/outcomes.jsonl), and the tables of three plots.
+tuned model's answers to held-out rows, the rows, the contract, what the model was made from. Out: what DVC's tables
+show (metrics/headline.json), the rates of each system (metrics/evaluate.json), all figures with intervals and slices
+(metrics/detail/evaluate.json), a verdict per row and system (metrics/outcomes.jsonl), the tables of three plots.
 """
 
 from dataclasses import asdict
@@ -19,7 +19,7 @@ from stages.shared.scoring import Score
 TUNED = "tuned"  # the system that the plots show and the held-out rows are answered by
 GAINS = {"gain_over_few_shot": ("few_shot", TUNED), "constrained_over_tuned": (TUNED, "constrained")}
 INTERVAL = ("exact_match", "exact_match_low", "exact_match_high")
-HEADLINE = ("n", *INTERVAL, "json_valid", "schema_valid", "exact_match_normalised", "action_accuracy", "field_f1")
+RATES = ("n", *INTERVAL, "json_valid", "schema_valid", "exact_match_normalised", "action_accuracy", "field_f1")
 OUTCOME = ("id", "group", "kind", "slice", "request", "expected")  # beside them, each system by its name
 
 
@@ -35,6 +35,13 @@ def gain(before: list[Score], after: list[Score]) -> stats.Comparison:
     """The exact match of two systems, paired by row."""
     first, second = ([score.counts("exact_match") for score in part] for part in (before, after))
     return stats.compare(first, second, [score.example.group for score in after])
+
+
+def headline(figures: dict[str, Any], held_out: dict[str, Any]) -> dict[str, float]:
+    """What a person compares in DVC's tables: the tuned system, its held-out rows, exact match of the others."""
+    tuned = {name: figures[TUNED][name] for name in RATES if name not in ("json_valid", "field_f1")}
+    others = {f"exact_match_{name}": part["exact_match"] for name, part in figures.items() if name != TUNED}
+    return tuned | others | {"exact_match_held_out": held_out["exact_match"]}
 
 
 def outcome(scores: dict[str, Score]) -> dict[str, Any]:
@@ -61,7 +68,8 @@ def write_intervals(file: Path, name: str, figures: dict[str, Any]) -> None:
 @cli.path_option("--predictions", "folder of answers to the test rows, a file for each system")
 @cli.path_option("--held-out", "the tuned model's answers to the held-out rows")
 @cli.path_option("--made-from", "made_from.json of the model")
-@cli.path_option("--metrics", "headline figures")
+@cli.path_option("--metrics", "what DVC's tables show")
+@cli.path_option("--rates", "the rates of each system")
 @cli.path_option("--detail", "all figures")
 @cli.path_option("--outcomes", "verdict per row and system")
 @cli.path_option("--plots", "folder of the tables of three plots")
@@ -73,6 +81,7 @@ def main(
     held_out: Path,
     made_from: Path,
     metrics: Path,
+    rates: Path,
     detail: Path,
     outcomes: Path,
     plots: Path,
@@ -86,12 +95,13 @@ def main(
         for name, (before, after) in GAINS.items()
         if {before, after} <= set(scores)
     }
-    headline = {system: {name: part[name] for name in HEADLINE if name in part} for system, part in figures.items()}
+    by_system = {system: {name: part[name] for name in RATES if name in part} for system, part in figures.items()}
     if found := compared.get("gain_over_few_shot"):
         interval = {"low": found.low, "high": found.high, "p_value": found.p_value}
-        headline["gain_over_few_shot"] = {"exact_match": found.difference} | interval
-    writing.write_json(metrics, headline)
+        by_system["gain_over_few_shot"] = {"exact_match": found.difference} | interval
+    writing.write_json(rates, by_system)
     on_held_out = scoring.figures(scoring.score_file(records.read(valid, Example), held_out, rules))
+    writing.write_json(metrics, headline(figures, on_held_out))
     libraries = ("jsonschema", "llguidance", "numpy", "scipy")
     origin = provenance.computed_from(made_from, libraries, test=test, schema=schema)
     every = {"systems": figures, "held_out": {TUNED: on_held_out}, "computed_from": origin}

@@ -118,7 +118,8 @@ def run(**systems: dict[str, Any]) -> Result:
         predictions="predictions",
         held_out=predictions("held_out.jsonl", {"v0": LIST, "v1": EXPECTED, "v2": EXPECTED}),
         made_from="made_from.json",
-        metrics="evaluate.json",
+        metrics="headline.json",
+        rates="evaluate.json",
         detail="detail.json",
         outcomes="outcomes.jsonl",
         plots=".",
@@ -132,9 +133,15 @@ NO_JSON = dict.fromkeys(ONE_WRONG, "no")
 
 def test_headline_figures(here: Path) -> None:
     assert run(tuned=ONE_WRONG, few_shot=NO_JSON).exit_code == 0
-    headline, detail = read_json(here / "evaluate.json"), read_json(here / "detail.json")
-    gain = headline.pop("gain_over_few_shot")
-    assert headline == {s: {name: part[name] for name in evaluate.HEADLINE} for s, part in detail["systems"].items()}
+    rates, detail = read_json(here / "evaluate.json"), read_json(here / "detail.json")
+    gain, tuned = rates.pop("gain_over_few_shot"), detail["systems"]["tuned"]
+    assert rates == {s: {name: part[name] for name in evaluate.RATES} for s, part in detail["systems"].items()}
+    headline = read_json(here / "headline.json")
+    assert {name: headline.pop(f"exact_match_{name}") for name in ("few_shot", "held_out")} == {
+        "few_shot": 0,
+        "held_out": 1 / 3,
+    }
+    assert headline == {name: tuned[name] for name in evaluate.RATES if name not in ("json_valid", "field_f1")}
     assert gain == {"exact_match": 0.75} | {name: detail["gain_over_few_shot"][name] for name in gain if name[0] != "e"}
     assert set(gain) == {"exact_match", "low", "high", "p_value"}
 
