@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import click
 
-from stages.shared import cli, loading, params, strict_json
+from stages.shared import cli, loading, params, strict_json, writing
 
 ARCHITECTURES = {"LlamaForCausalLM": "LLAMA", "Qwen2ForCausalLM": "QWEN2"}
 # What llama.cpp calls a way to cut text before BPE. WORDS is GPT-2's own expression, built into `ByteLevel`.
@@ -247,9 +247,9 @@ def convert(merged: Path, scale: str, out: Path) -> None:
 def main(merged: Path, out: Path) -> None:
     cli.end_with_caller()
     settings = params.load("gguf", Params)
-    out.mkdir(parents=True, exist_ok=True)
-    if settings.type != "none":
-        convert(merged, settings.type, out)
+    with writing.replacing_folder(out) as folder:
+        if settings.type != "none":
+            convert(merged, settings.type, folder)
     click.echo(f"gguf: {settings.type} -> {out}", err=True)
 
 

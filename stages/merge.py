@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import click
 
-from stages.shared import chat, cli, generate, loading, params, quantised, strict_json
+from stages.shared import chat, cli, generate, loading, params, quantised, strict_json, writing
 
 # chat.with_prefix, in Jinja. The text may stand there already: the client sent it, or it was rendered twice.
 # The empty expression at the end keeps Jinja from eating a newline that the template may begin with.
@@ -72,10 +72,10 @@ def main(base: Path, adapter: Path, out: Path) -> None:
     with loading.reading(adapter, "adapter_config.json"):
         model = PeftModel.from_pretrained(plain, adapter).merge_and_unload()
     model.generation_config = generate.config(generate.stop_ids(model, tokenizer), predict.max_new_tokens)
-    shutil.rmtree(out, ignore_errors=True)
-    model.to(getattr(torch, settings.dtype)).save_pretrained(out)
-    exported.save_pretrained(out)
-    shutil.copyfile(adapter / "made_from.json", out / "made_from.json")
+    with writing.replacing_folder(out) as folder:
+        model.to(getattr(torch, settings.dtype)).save_pretrained(folder)
+        exported.save_pretrained(folder)
+        shutil.copyfile(adapter / "made_from.json", folder / "made_from.json")
     click.echo(f"merge: {settings.dtype} -> {out}", err=True)
 
 

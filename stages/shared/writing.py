@@ -1,7 +1,10 @@
-"""Files out: the same bytes for the same values, and never half a file under the final name."""
+"""Files out: the same bytes for the same values, and never half a file or half a folder under the final name."""
 
 import csv
+import glob
 import json
+import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,14 +16,41 @@ from stages.shared.strict_json import compact
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[str]]:
     """Open a temporary file beside `path` and rename it onto `path` at the end, so that no reader sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    part = _beside(path)
     try:
         with part.open("w", encoding="utf-8", newline="\n") as file:
             yield file
         part.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        _remove(part)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """An empty folder to fill, which takes the place of `path` at the end; killed in between, there may be neither."""
+    part = _beside(path)
+    old = part.with_name(f"{part.name}.part")
+    part.mkdir()
+    try:
+        yield part
+        if path.exists():
+            path.rename(old)
+        part.rename(path)
+    finally:
+        _remove(part)
+        _remove(old)
+
+
+def _beside(path: Path) -> Path:
+    """A name beside `path` that is this process's own: two runs never write one file. Leftovers of killed runs go."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        _remove(left)
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
