@@ -13,6 +13,7 @@ export GOMP_SPINCOUNT ?= 2000
 repro: export PYTHONWARNINGS := ignore
 repro: export TRANSFORMERS_VERBOSITY := error
 repro: .venv/installed  ## everything, from the base model to the table of results
+	@python -m tools.mend
 	dvc repro build
 	python -m tools.plan --check
 	dvc repro

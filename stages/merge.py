@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import click
 
-from stages.shared import chat, cli, generate, loading, params, quantised, strict_json
+from stages.shared import chat, cli, generate, loading, params, quantised, replacing, strict_json
 
 SHARD = 5 * 10**9  # most bytes of one file, unless a single matrix is larger; what the host holds at once
 
@@ -84,7 +84,6 @@ def save(config: Any, dtype: str, out: Path, weight_of: Callable[[str], Any]) ->
     plan = split_torch_state_dict_into_shards(
         {name: tensor for name, tensor in bare.state_dict().items() if name not in tied}, max_shard_size=SHARD
     )
-    out.mkdir(parents=True)
     config.dtype, config.architectures = dtype, [type(bare).__name__]
     config.save_pretrained(out)
     for file, names in plan.filename_to_tensors.items():
@@ -114,11 +113,11 @@ def main(base: Path, adapter: Path, out: Path) -> None:
     with loading.reading(adapter, "adapter_config.json"):
         model = PeftModel.from_pretrained(quantised.load(base, device), adapter).get_base_model()
     config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
-    shutil.rmtree(out, ignore_errors=True)
-    save(config, settings.dtype, out, partial(weight, model))
-    generate.config(generate.stop_ids(model, tokenizer), predict.max_new_tokens).save_pretrained(out)
-    exported.save_pretrained(out)
-    shutil.copyfile(adapter / "made_from.json", out / "made_from.json")
+    with replacing.folder(out) as folder:
+        save(config, settings.dtype, folder, partial(weight, model))
+        generate.config(generate.stop_ids(model, tokenizer), predict.max_new_tokens).save_pretrained(folder)
+        exported.save_pretrained(folder)
+        shutil.copyfile(adapter / "made_from.json", folder / "made_from.json")
     click.echo(f"merge: {settings.dtype} -> {out}", err=True)
 
 

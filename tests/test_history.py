@@ -1,5 +1,6 @@
 """versions.history reads any version as it is, and nothing that a version holds makes it do anything else."""
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stages.shared.cli import InputError
-from versions import history, names
+from versions import history, names, record
 
 FAST = settings(
     max_examples=15,
@@ -163,3 +164,18 @@ def test_yaml_that_grows_without_end_is_refused() -> None:
     for content in (bomb.encode(), b"a: &a [*a]"):
         with pytest.raises(InputError, match="more than"):
             history.parse_yaml(content, "it")
+
+
+TAGS = ["", *(f"!!{name} " for name in ("binary", "bool", "float", "int", "merge", "null", "omap", "set", "timestamp"))]
+SCALARS = ["", "''", "x", "~", "[x]", "{x: y}", "{[x]: y}", "1:x", "0x", "9" * 5000, '"\\Uffffffff"', "*x"]
+PLACES = ["{}", "a: {}", "a: [{}]", "{}: a", "stages: {{a: {}}}", "stages: {{a: {{cmd: x, deps: [{}]}}}}"]
+
+
+@given(tag=st.sampled_from(TAGS), scalar=st.sampled_from(SCALARS), place=st.sampled_from(PLACES))
+@settings(FAST, max_examples=300)
+def test_hostile_yaml_is_a_mapping_or_refused(tag: str, scalar: str, place: str) -> None:
+    content = place.format(tag + scalar).encode()
+    with contextlib.suppress(InputError):
+        assert isinstance(history.parse_yaml(content, "it"), dict)
+    with contextlib.suppress(InputError):
+        record.pipeline(content)

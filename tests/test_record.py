@@ -205,6 +205,10 @@ BROKEN = st.one_of(
 
 @given(path=st.sampled_from([LOCK, "dvc.yaml", "params.yaml", METRICS, OUTCOMES]), content=BROKEN)
 @example(path=OUTCOMES, content=b"[]")
+@example(path=METRICS, content=b"[]")
+@example(path=METRICS, content=b'{"computed_from": []}')
+@example(path="dvc.yaml", content=b"stages: {a: {cmd: x, deps: [{}]}}")
+@example(path=LOCK, content=b"!!timestamp x")
 @example(path=METRICS, content=b'{"tuned": {"json_valid": 1}, "computed_from": {"versions": []}}')
 @FAST
 def test_whatever_stands_in_its_files_is_a_problem_and_no_traceback(

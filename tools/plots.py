@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from stages.shared import cli, writing
+from stages.shared import cli, replacing
 
 IN_GIT = ("systems", "by_kind")
 # Colours of text and of grid lines; the background is left out. The page takes the reader's own text colour.
@@ -82,12 +82,13 @@ def main(pictures: Path, page_file: Path) -> None:
     plots = specs()
     if "systems" not in plots:
         raise cli.InputError("no results to draw; run `dvc repro` first")
+    drawn = {page_file: page(plots)}
     for name in [name for name in IN_GIT if name in plots]:
         for theme, colours in (("light", LIGHT), ("dark", DARK)):
-            with writing.replacing(pictures / f"{name}-{theme}.svg") as file:
-                file.write(svg(plots[name], colours))
-    with writing.replacing(page_file) as file:
-        file.write(page(plots))
+            drawn[pictures / f"{name}-{theme}.svg"] = svg(plots[name], colours)
+    for path, text in drawn.items():
+        with replacing.file(path) as file:
+            file.write(text)
     click.echo(f"wrote {page_file} and {pictures}/*.svg", err=True)
 
 

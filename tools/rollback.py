@@ -11,6 +11,7 @@ altered, or the rollback broke off.
 import click
 
 from stages.shared import cli
+from tools import mend
 from versions import history, names, rollback
 
 
@@ -23,6 +24,8 @@ def main(rev: str | None, data_only: bool, allow_missing: bool, listing: bool) -
     if bool(rev) == listing:
         raise click.UsageError("give a REV, or --list")
     history.require_root()
+    for line in mend.mend():
+        click.echo(line, err=True)
     if listing:
         click.echo("\n".join(names.table()))
         if history.is_shallow():
