@@ -1,9 +1,10 @@
 """Peak memory of each stage, of training part by part, from a model's config alone; no weights and no torch needed.
 
-In: a config.json (Llama, Qwen2) and a run's settings. Out: bytes, of what stages/train.py does: the rows of a micro
-batch are one sequence, the base is NF4 with double quantisation except for embeddings and LM head, LoRA sits on every
-linear layer, and the head scores the answers' tokens only. benchmarks/memory.json has predicted and measured peaks of
-training; what the other stages hold is counted from their code.
+In: a config.json (Llama, Mistral and SmolLM3, which have the same sizes, Qwen2) and a run's settings. Out: bytes, of
+what stages/train.py does: the rows of a micro batch are one sequence, the base is NF4 with double quantisation except
+for embeddings and LM head, LoRA sits on every linear layer, and the head scores the answers' tokens only.
+benchmarks/memory.json has predicted and measured peaks of training; what the other stages hold is counted from their
+code.
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import Any
 
 from stages.shared.cli import InputError
 
+KINDS = ("llama", "mistral", "smollm3", "qwen2")
 MARGIN = 1.1  # predictions were off by up to a tenth (benchmarks/memory.json)
 NF4 = 1 / 2 + 1 / 64 + 4 / (64 * 256)  # bytes: 4 bits, an 8-bit scale for 64 weights, a float32 one for 256 scales
 GB = 10**9
@@ -77,8 +79,8 @@ class Run:
 def shape_of(config: Mapping[str, Any], source: str) -> Shape:
     """The shape in a config.json. Raises InputError naming `source` for another architecture or a missing size."""
     kind = config.get("model_type")
-    if kind not in ("llama", "qwen2"):
-        raise InputError(f"{source}: memory is known for the architectures llama and qwen2, not for {kind!r}")
+    if kind not in KINDS:
+        raise InputError(f"{source}: memory is known for the architectures {', '.join(KINDS)}, not for {kind!r}")
     try:
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
         head = config.get("head_dim") or hidden // heads

@@ -49,13 +49,15 @@ def call(monkeypatch: pytest.MonkeyPatch, *options: str) -> str:
 def test_every_model_of_the_catalogue_prints_a_line_that_fetch_takes(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (line,) = re.findall(r"^dvc exp run (.*)$", call(monkeypatch, "--model", name, "--card", "80GB"), re.MULTILINE)
+    printed = call(monkeypatch, "--model", name, "--card", "80GB")
+    (line,) = re.findall(r"^dvc exp run (.*)$", printed, re.MULTILINE)
     knobs = dict(word.split("=", 1) for word in line.split() if "=" in word)
     known = yaml12.parse((ROOT / "params.yaml").read_text(encoding="utf-8"), "params.yaml")
     assert all(knob.split(".")[1] in known[knob.split(".")[0]] for knob in knobs)
     if name != plan.DEFAULT:
         assert (knobs["fetch.source"], knobs["fetch.hub_id"]) == ("hub", MODELS[name]["id"])
-        assert re.fullmatch(r"[0-9a-f]{40}", knobs["fetch.hub_revision"])
+        pinned = re.fullmatch(r"[0-9a-f]{40}", knobs["fetch.hub_revision"])
+        assert (pinned is None) == ("pin it: no commit" in printed) == (not MODELS[name]["revision"])
 
 
 def test_what_does_not_fit_prints_no_line(monkeypatch: pytest.MonkeyPatch) -> None:

