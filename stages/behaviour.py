@@ -31,7 +31,7 @@ class Outcome:
 
 def passes(answer: str, wanted: str) -> bool:
     try:
-        return bool(wanted) and strict_json.same(contract.parse_answer(answer), strict_json.parse(wanted))
+        return strict_json.same(contract.parse_answer(answer), strict_json.parse(wanted))
     except strict_json.JsonError:
         return False
 

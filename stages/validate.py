@@ -138,13 +138,12 @@ def write_rows(out: Path, tables: Tables) -> None:
         kept = ({"id": c.row.id, "source": c.where, "turns": list(c.row.turns)} for c in sound(table))
         writing.write_jsonl(out / f"{split}.jsonl", kept)
     for name, reasons in (("refused", "reasons"), ("flagged", "flags")):
-        listed = [
-            (split, c, checks) for split, table in tables.items() for c in table if (checks := getattr(c, reasons))
-        ]
-        lines = (
+        lines = [
             {"split": split, "file": c.row.file, "line": c.row.line, "checks": checks, "row": c.row.raw}
-            for split, c, checks in listed
-        )
+            for split, table in tables.items()
+            for c in table
+            if (checks := getattr(c, reasons))
+        ]
         writing.write_jsonl(out / f"{name}.jsonl", lines)
 
 

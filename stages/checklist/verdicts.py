@@ -57,18 +57,12 @@ def judge_rows(table: Table, split: str, folder: Path) -> list[Verdict]:
 
     reasons = [[row.where, *map((row.reasons | row.flags).get, CHECKS[split])] for row in table]
     frame = pd.DataFrame(reasons, columns=["where", *CHECKS[split]], dtype=object)
-    file = folder / f"{split}.json"
-    return [
-        verdict(
-            outcome,
-            file,
-            split,
-            len(outcome.unexpected) / outcome.judged,
-            round(1 - outcome.limit, 12),
-            [f"{where}: {reason}" for where, reason in outcome.unexpected],
-        )
-        for outcome in suites.run(file, frame, CHECKS[split])
-    ]
+    file, verdicts = folder / f"{split}.json", []
+    for outcome in suites.run(file, frame, CHECKS[split]):
+        found = [f"{where}: {reason}" for where, reason in outcome.unexpected]
+        allowed = round(1 - outcome.limit, 12)
+        verdicts.append(verdict(outcome, file, split, len(found) / outcome.judged, allowed, found))
+    return verdicts
 
 
 def measure(tables: Tables, templated: float) -> Numbers:
