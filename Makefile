@@ -42,8 +42,9 @@ lock: .venv/installed  ## constraints.txt from pyproject.toml: what is missing i
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --custom-compile-command 'make lock' --output-file constraints.txt --quiet $(UPGRADE)
 
+# Minutes for a module with its own tests: make mutants ONLY='stages.shared.stats.*' TESTS=test_stats
 mutants: .venv/installed  ## which faults in the code would no test notice: hours; see [tool.mutmut] in pyproject.toml
-	mutmut run --max-children 1 $(ONLY)
+	$(if $(TESTS),PYTEST_ADDOPTS='-k "$(TESTS)"') mutmut run --max-children 1 $(ONLY)
 	mutmut results
 
 format: .venv/installed  ## let ruff rewrite the code

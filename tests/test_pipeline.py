@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import tomllib
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -180,3 +182,11 @@ def test_what_training_and_fetching_depend_on() -> None:
     assert STAGES["train"]["params"] == ["chat", "compute", "train"]
     assert declared(STAGES["fetch"]["deps"]) == FETCHING
     assert STAGES["fetch"]["params"] == ["fetch"]
+
+
+def test_the_mutated_copy_has_all_that_tests_read() -> None:
+    """`make mutants` runs the tests in a copy; where a folder lacks there, it stops before the first mutant."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mutmut"]
+    copied = {*settings["source_paths"], *settings["also_copy"], "tests", "pyproject.toml"}
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607
+    assert {path.split("/")[0] for path in listed.stdout.split("\0") if path} <= copied

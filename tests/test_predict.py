@@ -1,5 +1,6 @@
 """The stage answers every row of every file, or none where it is switched off."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,14 @@ def test_the_prefix_stands_before_each_prompt(folder: Path, base: Path, tokenize
         generate.Params(32, 40),
         [chat.prompt_ids(tokenizer, turns)] * 3,
     )
-    assert [row["answer"] for row in read_rows(folder / "out.jsonl")] == [answer.text for answer in expected]
-    assert read_rows(folder / "out.jsonl")[0]["prompt_tokens"] == expected[0].prompt_tokens
+    figures = [asdict(answer) | {"answer": answer.text, "id": f"t{n}"} for n, answer in enumerate(expected)]
+    assert [row | {"text": row["answer"]} for row in read_rows(folder / "out.jsonl")] == figures
+
+
+def test_speed_is_answers_and_their_tokens_over_seconds() -> None:
+    found = [generate.Answer("{}", 9, 3, False), generate.Answer("{", 9, 4, True)]
+    expected = {"answers": 2, "answer_tokens": 7, "seconds": 1.6, "answers_per_second": 1.25, "device": "cpu-fp32"}
+    assert predict.speed(found, 1.6, "cpu-fp32") == expected
 
 
 def test_with_a_schema_the_answers_are_held_to_it(folder: Path, base: Path) -> None:

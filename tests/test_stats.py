@@ -19,7 +19,9 @@ def test_nothing_and_sequences_of_different_length_are_refused() -> None:
         stats.wilson(0, 0)
     with pytest.raises(ValueError, match="argument"):
         stats.compare([True], [True, False], ["a", "b"])
-    with pytest.raises(ValueError, match="nothing"):
+    with pytest.raises(ValueError, match="argument"):
+        stats.compare([True, False], [True, True], ["a"])
+    with pytest.raises(ValueError, match=r"^nothing to compare$"):
         stats.compare([], [], [])
 
 
@@ -27,20 +29,29 @@ def names(count: int, size: int = 1) -> list[str]:
     return [str(number // size) for number in range(count)]
 
 
-def test_the_bootstrap_of_a_ratio_covers_it_and_repeats_itself() -> None:
-    right = [1.0] * 30 + [0.0] * 70
-    low, high = stats.bootstrap_ratio(right, [1.0] * 100, names(100))
-    assert (low, high) == pytest.approx((0.21, 0.39), abs=0.02)
-    assert stats.bootstrap_ratio(right, [1.0] * 100, names(100)) == (low, high)
-    assert stats.bootstrap_ratio([0.0, 0.0], [0.0, 0.0], ["a", "b"]) == (0.0, 0.0)
+def test_the_bootstrap_of_a_ratio_is_near_the_normal_interval_and_repeats_itself() -> None:
+    values = [number / 100 for number in range(100)]
+    low, high = stats.bootstrap_ratio(values, [2.0] * 100, names(100))
+    error = math.sqrt((100**2 - 1) / 12 / 100) / 100 / 2
+    assert (low, high) == pytest.approx((0.2475 - 1.96 * error, 0.2475 + 1.96 * error), abs=0.08 * error)
+    assert stats.bootstrap_ratio(values, [2.0] * 100, names(100)) == (low, high)
 
 
-@pytest.mark.parametrize(("level", "margins"), [(0.95, 1.96), (0.9, 1.645)])
-def test_the_paired_interval_is_near_the_normal_one(level: float, margins: float) -> None:
-    changes = [1] * 30 + [-1] * 10 + [0] * 360
-    margin = margins * math.sqrt((0.1 - 0.05**2) / 400)
-    expected = pytest.approx((0.05 - margin, 0.05 + margin), abs=0.003)
-    assert stats.paired_interval(changes, names(400), level) == expected
+@pytest.mark.parametrize(
+    ("above", "below", "low", "high"),
+    [([0.0, 0.0], [0.0, 0.0], 0, 0), ([0.25, 0.25], [0.5, 0.5], 0.5, 0.5), ([2.0, 0.0], [2.0, 2.0], 0, 1)],
+)
+def test_the_bootstrap_of_two_clusters(above: list[float], below: list[float], low: float, high: float) -> None:
+    assert stats.bootstrap_ratio(above, below, ["a", "b"]) == (low, high)
+
+
+@pytest.mark.parametrize(("level", "z"), [(0.95, 1.95996), (0.9, 1.64485)])
+def test_the_paired_interval_is_near_the_normal_one_and_repeats_itself(level: float, z: float) -> None:
+    changes = [1] * 3000 + [-1] * 1000 + [0] * 36000
+    error = math.sqrt((0.1 - 0.05**2) / 40000)
+    found = stats.paired_interval(changes, names(40000), level)
+    assert found == pytest.approx((0.05 - z * error, 0.05 + z * error), abs=0.08 * error)
+    assert stats.paired_interval(changes, names(40000), level) == found
 
 
 def test_conversations_widen_both_intervals() -> None:
@@ -53,19 +64,22 @@ def test_conversations_widen_both_intervals() -> None:
         assert together[1] - together[0] > 1.7 * (alone[1] - alone[0])
 
 
-def test_where_nothing_changed_the_bound_is_that_of_the_conversations() -> None:
-    bound = stats.wilson(0, 50)[1]
-    assert stats.paired_interval([0] * 100, names(100, 2)) == pytest.approx((-bound, bound))
+@pytest.mark.parametrize(("level", "z"), [(0.95, 1.95996), (0.9, 1.64485)])
+def test_where_nothing_changed_the_bound_is_wilson_s_for_the_conversations(level: float, z: float) -> None:
+    bound = z**2 / (50 + z**2)
+    assert stats.paired_interval([0] * 100, names(100, 2), level) == pytest.approx((-bound, bound), rel=1e-5)
 
 
 def test_a_comparison_in_one_place() -> None:
     before = [True] * 60 + [False] * 40
-    found = stats.compare(before, [*[True] * 57, *[False] * 3, *[True] * 20, *[False] * 20], names(100))
+    after = [*[True] * 57, *[False] * 3, *[True] * 20, *[False] * 20]
+    found = stats.compare(before, after, names(100), 0.99)
     assert (found.n, found.before, found.after, found.difference) == (100, 0.6, 0.77, 0.17)
     assert (found.fixed, found.regressed, found.evidence) == (20, 3, "better")
     # The exact binomial of the rows that differ.
     assert found.p_value == pytest.approx(2 * sum(math.comb(23, k) for k in range(4)) / 2**23)
-    assert found.detectable == stats.detectable(100, 0.23)
+    assert (found.low, found.high) == stats.paired_interval([0] * 57 + [-1] * 3 + [1] * 20 + [0] * 20, names(100), 0.99)
+    assert found.detectable == stats.detectable(100, 0.23, 0.99)
     assert stats.compare(before, before, names(100)).p_value == 1.0
 
 
@@ -75,6 +89,8 @@ def test_evidence_needs_both_the_interval_and_the_test() -> None:
     assert (few.low > 0, few.p_value < 0.05, few.evidence) == (True, False, "no evidence")
     one = stats.compare([False] * 12 + [True] * 88, [True] * 12 + [True] * 88, ["a"] * 12 + names(88))
     assert (one.low > 0, one.p_value < 0.05, one.evidence) == (False, True, "no evidence")
+    lost = stats.compare([True] * 100, [False] * 12 + [True] * 88, ["a"] * 12 + names(88))
+    assert (lost.high, lost.p_value < 0.05, lost.evidence) == (0.0, True, "no evidence")
 
 
 def test_worse_is_the_mirror_of_better() -> None:
@@ -95,6 +111,13 @@ def test_a_detectable_difference_is_found_in_four_of_five_draws(n: int, discorda
     drawn = np.random.default_rng(1).multinomial(n, np.clip(shares, 0, 1), size=400)
     found = [binomtest(better, better + worse).pvalue < 1 - level for better, worse, _ in drawn.tolist()]
     assert 0.7 < sum(found) / len(found) < 0.9
+
+
+def test_a_detectable_difference_is_connor_s_and_at_most_one() -> None:
+    d = stats.detectable(364, 0.135)
+    assert ((1.95996 * 0.135**0.5 + 0.84162 * (0.135 - d * d) ** 0.5) / d) ** 2 == pytest.approx(364, rel=1e-4)
+    assert stats.detectable(3, 0.1) == 1.0
+    assert 0.9 < stats.detectable(5, 0.1) < 1.0
 
 
 def test_a_rate_stands_with_its_interval() -> None:

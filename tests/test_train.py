@@ -238,16 +238,43 @@ def test_the_same_inputs_give_the_same_adapter_and_no_pickle(here: Path, base: P
     assert sorted(file.name for file in first.iterdir()) == names
     assert hashes.of_folder(first) == hashes.of_folder(second)
     assert (here / "one.json").read_bytes() == (here / "two.json").read_bytes()
-    made_from = read_json(first / "made_from.json")
-    assert made_from["adapter"] == hashes.of_file(first / "adapter_model.safetensors")
-    assert made_from["base"] == hashes.of_folder(base)
-    losses = [float(line.split(",")[2]) for line in (here / "one-train.csv").read_text("utf-8").split("\n")[1:-1]]
-    assert losses[-1] < losses[0]
     assert not list(here.rglob("*.bin"))
     rows = (here / "one-rows.csv").read_text("utf-8").split("\n")[:-1]
     assert rows[0] == "id,epoch_1,epoch_2"
     assert [line.split(",")[0] for line in rows[1:]] == [f"r{number}" for number in range(24)]
     assert all(0 < float(loss) < 10 for line in rows[1:] for loss in line.split(",")[1:])
+
+
+def test_the_metrics_are_those_of_the_curves_and_the_adapter(here: Path, base: Path, tokenizer: Any) -> None:
+    from safetensors.torch import load_file
+
+    configure(here, compute={"device": "cpu-fp32"}, train={"epochs": 2.0, "batch_size": 16, "micro_batch_size": 4})
+    adapter = run(here, base, "one", rows=40)
+    (steps, epochs, losses), (at, _, held_out) = (
+        list(zip(*(map(float, line.split(",")) for line in (here / name).read_text("utf-8").split()[1:]), strict=True))
+        for name in ("one-train.csv", "one-valid.csv")
+    )
+    weights = load_file(adapter / "adapter_model.safetensors")
+    tokens = sum(len(train.encode(tokenizer, PREFIX, example(number))["input_ids"]) for number in range(40))
+    assert (steps, at, losses[-1] < losses[0]) == ((1, 2, 3, 4, 5, 6), (3, 6), True)
+    assert epochs == pytest.approx((0.4, 0.8, 1, 1.4, 1.8, 2))
+    assert read_json(here / "one.json") == {
+        "rows": 40,
+        "tokens_per_epoch": tokens,
+        "steps": 6,
+        "train_loss": losses[-1],
+        "valid_rows": 4,
+        "valid_loss": held_out[-1],
+        "trainable_parameters": sum(weight.numel() for weight in weights.values()),
+        "device": "cpu-fp32",
+    }
+    took = read_json(here / "one-timing.json")
+    assert took["seconds"] * took["tokens_per_second"] == pytest.approx(2 * tokens, rel=0.1)
+    made_from = read_json(adapter / "made_from.json")
+    hashed = {name: hashes.of_file(here / f"{name}.jsonl") for name in ("train", "valid")}
+    hashed |= {"adapter": hashes.of_file(adapter / "adapter_model.safetensors"), "base": hashes.of_folder(base)}
+    assert hashed.items() <= made_from.items()
+    assert (made_from["prefix"], made_from["params"]["epochs"], made_from["device"]) == (PREFIX, 2.0, "cpu-fp32")
 
 
 def test_a_row_that_was_not_seen_has_no_loss() -> None:

@@ -29,7 +29,7 @@ WORKFLOWS = {
 JOBS = [(name, job) for name, workflow in WORKFLOWS.items() for job in workflow["jobs"]]
 # What the tests below run; a new job needs a test before it passes.
 TRIED = [("checks.yml", "gate"), ("checks.yml", "tests"), ("report.yml", "post"), ("report.yml", "verdict")]
-TRIED += [("train.yml", job) for job in ("checks", "label", "train")]
+TRIED += [("train.yml", job) for job in ("checks", "label", "train")] + [("mutants.yml", "mutants")]
 TRUNK, BRANCH = "tr;unk", "fix/it's$(touch${IFS}pwned)&more"
 REPO, URL = "owner/repo", "https://github.example"
 WHO = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
@@ -235,6 +235,15 @@ def test_checks_test_with_the_python_of_the_matrix(small: Path, tmp_path: Path, 
     assert (runner.status, runner.calls("make")) == ({"Test": status}, [["test"]]), runner.output
     assert not (clone / "pwned").exists()
     assert WORKFLOWS["checks.yml"]["jobs"]["tests"]["strategy"]["matrix"] == {"python": ["3.11", "3.13"]}
+
+
+@pytest.mark.parametrize(("only", "status"), [("stages.shared.stats.*", 0), ("", 0), ("$(touch pwned)", 1)])
+def test_mutants_are_chosen_by_name(tmp_path: Path, only: str, status: int) -> None:
+    runner = Runner(tmp_path / "runner", expressions={"inputs.only": only, "inputs.tests": "test_stats or test_a"})
+    runner.noting("make", f'[ "$ONLY" = "{only}" ] && [ "$TESTS" = "test_stats or test_a" ]')
+    runner.run("mutants.yml", "mutants", tmp_path)
+    assert (runner.status, runner.calls("make")) == ({"Mutate": status}, [["mutants"]] * (not status))
+    assert list(WORKFLOWS["mutants.yml"]["on"]) == ["workflow_dispatch"]
 
 
 def test_checks_install_what_tests_would_skip_without(small: Path, tmp_path: Path) -> None:
