@@ -105,28 +105,29 @@ def lora() -> Any:
     )
 
 
-def lockstep(shape: Shape, key: str, model: Any, scratch: Path) -> Any:
-    """The stage's trainer, with the largest micro batch that the plan lets through."""
-    device, rows = loading.DEVICES[key], rows_of(shape)
-    args = train.arguments(settings(shape, key), device, scratch)
+def lockstep(shape: Shape, key: str, base: Path, scratch: Path) -> Any:
+    """The stage's trainer, with the largest micro batch that the plan allows on the empty card."""
+    device, known, rows = loading.DEVICES[key], settings(shape, key), rows_of(shape)
+    args = train.arguments(known, device, scratch)
     args.eval_strategy = "no"
-    return train.make_trainer(model, shapes.tokenizer(), settings(shape, key), args, rows, rows)
+    return train.make_trainer(quantised.load(base, device), shapes.tokenizer(), known, args, rows, rows)
 
 
-def trl_defaults(shape: Shape, key: str, model: Any, scratch: Path) -> Any:
+def trl_defaults(shape: Shape, key: str, base: Path, scratch: Path) -> Any:
     """SFTTrainer as its documentation shows it; only max_length, which would cut the rows, is switched off."""
     from trl import SFTConfig, SFTTrainer
 
     config = SFTConfig(max_length=None, **defaults(loading.DEVICES[key], scratch))
-    rows, tokenizer = rows_of(shape), shapes.tokenizer()
+    model, rows, tokenizer = quantised.load(base, loading.DEVICES[key]), rows_of(shape), shapes.tokenizer()
     return SFTTrainer(model, config, train_dataset=rows, processing_class=tokenizer, peft_config=lora())
 
 
-def peft_plain(shape: Shape, key: str, model: Any, scratch: Path) -> Any:
+def peft_plain(shape: Shape, key: str, base: Path, scratch: Path) -> Any:
     """transformers' Trainer on PEFT's recipe for quantised models."""
     from peft import get_peft_model, prepare_model_for_kbit_training
     from transformers import Trainer, TrainingArguments, default_data_collator
 
+    model = quantised.load(base, loading.DEVICES[key])
     adapted = get_peft_model(prepare_model_for_kbit_training(model), lora())
     args = TrainingArguments(**defaults(loading.DEVICES[key], scratch))
     return Trainer(adapted, args, default_data_collator, rows_of(shape))
@@ -174,10 +175,12 @@ def measure(side: str, shape: Shape, key: str, base: Path) -> dict[str, Any]:
     import torch
 
     device = loading.DEVICES[key]
+    gc.collect()  # what the side before has left
     if device.name == "cuda":
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = SIDES[side](shape, key, quantised.load(base, device), Path(scratch))
+        trainer = SIDES[side](shape, key, base, Path(scratch))
         timer = clock(device)
         trainer.add_callback(timer)
         if side == "lockstep":
@@ -201,16 +204,10 @@ def measure(side: str, shape: Shape, key: str, base: Path) -> dict[str, Any]:
 
 def attempt(side: str, shape: Shape, key: str, base: Path) -> dict[str, Any]:
     """The figures, or the error: one side out of memory must not cost the others' figures."""
-    import torch
-
     try:
         return measure(side, shape, key, base)
     except Exception as error:  # noqa: BLE001
         return {"error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
-    finally:
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
 
 def end_to_end(scratch: Path) -> Iterator[tuple[str, dict[str, Any]]]:

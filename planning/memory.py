@@ -156,8 +156,9 @@ def stages(shape: Shape, run: Run, asked: Asked, files: int, packed: int) -> dic
     """
     size = FLOAT32 if run.on_cpu else run.bytes_per_value
     table = shape.vocab * shape.hidden
-    # A matrix of the adapter as product, then scaled, both in float32.
-    merging = quantised(shape, run) + FLOAT32 * (shape.adapter(run.rank) + 2 * shape.hidden * shape.intermediate)
+    # A matrix as it is dequantised, and what the adapter adds to it twice in float32: as product, and scaled.
+    matrix = (run.bytes_per_value + 2 * FLOAT32) * shape.hidden * shape.intermediate
+    merging = quantised(shape, run) + FLOAT32 * shape.adapter(run.rank) + matrix
     file = min(2 * shape.parameters, max(files, 2 * table))
     # In a forward pass the MLP holds four matrices, attention its scores in `size` and twice in float32.
     tokens, grid = asked.rows * asked.prompt, asked.rows * asked.prompt**2

@@ -4,6 +4,7 @@ What can't be reached so is the arithmetic of the card's own kernels: `python -m
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,21 +93,23 @@ def test_the_loss_on_a_card_is_trls_own_and_the_same(
 
 
 @cards
-def test_attention_on_a_card_stays_in_its_type(key: str) -> None:
-    """prefix_sharing.attend: no float32 where the device is no CPU. Fake tensors of a card."""
+def test_attention_on_a_card_stays_in_its_type(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """prefix_sharing.attend: no float32 where the device is no CPU. Meta tensors, forwards and backwards."""
     import torch
-    from torch._subclasses.fake_tensor import FakeTensorMode
 
+    monkeypatch.setattr(torch, "autocast", lambda device, enabled: nullcontext())  # knows no meta device
     rows = [{"input_ids": [1] * length, "labels": [-100] + [1] * (length - 1)} for length in (20, 12)]
-    batch = prefix_sharing.collate(rows)
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():  # backwards needs the card's own build
-        tokens, names = batch["input_ids"].numel(), ("row_tokens", "token_places")
-        states = [torch.empty(1, heads, tokens, 32, dtype=half(key), device="cuda") for heads in (4, 2, 2)]
-        places = {name: torch.empty(batch[name].shape, dtype=torch.int64, device="cuda") for name in names}
-        module = SimpleNamespace(is_causal=True, num_key_value_groups=2, training=True)
-        query, keys, values = states
-        found, _ = prefix_sharing.attend(module, query, keys, values, None, dropout=0.0, scaling=1.0, **places)
-    assert (found.device.type, found.dtype, tuple(found.shape)) == ("cuda", half(key), (1, tokens, 4, 32))
+    batch = {name: tensor.to("meta") for name, tensor in prefix_sharing.collate(rows).items()}
+    tokens = batch["input_ids"].numel()
+    query, keys, values = (
+        torch.empty(1, heads, tokens, 32, dtype=half(key), device="meta", requires_grad=True) for heads in (4, 2, 2)
+    )
+    places: dict[str, Any] = {name: batch[name] for name in ("row_tokens", "token_places")}
+    module = SimpleNamespace(is_causal=True, num_key_value_groups=2, training=True)
+    found, _ = prefix_sharing.attend(module, query, keys, values, None, **places, dropout=0.0, scaling=1.0)
+    found.sum().backward()
+    assert (found.dtype, tuple(found.shape)) == (half(key), (1, tokens, 4, 32))
+    assert {getattr(state.grad, "dtype", None) for state in (query, keys, values)} == {half(key)}
 
 
 @cards
@@ -155,7 +158,7 @@ def test_retention_upcasts_no_model_on_a_card(base: Path, key: str) -> None:
 
 
 def test_what_the_card_says_of_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """train.peak_memory, memory.available, latency.machine and the clock of benchmarks.gpu ask the card."""
+    """train.peak_memory, memory.available, latency.machine; in benchmarks.gpu the clock and the start of a side."""
     import torch
 
     asked: list[str] = []
@@ -169,3 +172,9 @@ def test_what_the_card_says_of_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = gpu.clock(loading.DEVICES["cuda-bf16"])
     clock.on_step_end(None, None, None)
     assert (len(clock.ends), asked) == (1, ["waited"])
+    for name in ("empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda name=name: asked.append(name))
+    monkeypatch.setitem(gpu.SIDES, "peft", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        gpu.measure("peft", gpu.SHAPES["tiny"], "cuda-bf16", Path("base"))
+    assert asked[1:] == ["empty_cache", "reset_peak_memory_stats"]

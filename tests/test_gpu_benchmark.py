@@ -55,7 +55,6 @@ def test_a_side_that_fails_leaves_its_error_and_the_others_figures(here: Path, m
     def full(*_: object) -> None:
         raise MemoryError("CUDA out of memory\nby far")
 
-    monkeypatch.setitem(gpu.SIDES, "peft", full)
     monkeypatch.setattr(gpu, "SIDES", {"peft": full})
     monkeypatch.setattr(loading, "DEVICES", {"cpu-fp32": loading.DEVICES["cpu-fp32"]})
     monkeypatch.setattr(loading, "device", lambda: ("cpu-fp32", loading.DEVICES["cpu-fp32"]))

@@ -10,7 +10,7 @@ from conftest import ROOT
 
 from benchmarks import memory as benchmark
 from planning import memory
-from stages import train
+from stages import merge, train
 from stages.shared import generate, loading, loglikelihood, prefix_sharing, quantised
 
 TINY: dict[str, Any] = {
@@ -138,7 +138,7 @@ def peak(call: Any) -> int:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         call()
     changes = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    return int(max(accumulate(event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns()))))
+    return max(accumulate(int(event.nbytes()) for event in sorted(changes, key=lambda event: event.start_ns())))
 
 
 def planned(stage: str, prompt: int = 0, packed: int = 0) -> float:
@@ -167,6 +167,21 @@ def test_rating_takes_the_logits_of_one_pass() -> None:
     rated = memory.stages(shape, run(4), memory.Asked(1, 1, 1), 0, 597)["retention, memorisation"][0]
     held = peak(lambda: loglikelihood.rate(model, queries, ""))
     assert rated - 6 * shape.parameters == pytest.approx(held, rel=0.15)
+
+
+def test_merging_takes_one_matrix_and_what_is_added_to_it(base: Any) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    lora = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    model = get_peft_model(quantised.load(base, loading.DEVICES["cpu-bf16"]), lora).get_base_model()
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    shape, asked = memory.shape_of(config, "base"), memory.Asked(1, 1, 1)
+    nothing_beside = memory.Run(1, 1, 1, 2, 2, False, False)
+    merging = memory.stages(shape, nothing_beside, asked, 0, 1)["merge"][0]
+    held = memory.quantised(shape, nothing_beside) + 4 * shape.adapter(2)
+    assert merging - held == pytest.approx(
+        peak(lambda: merge.weight(model, "model.layers.0.mlp.up_proj.weight")), rel=0.1
+    )
 
 
 @pytest.mark.parametrize(
