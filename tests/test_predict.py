@@ -82,7 +82,7 @@ def test_the_switch_is_not_the_other_systems_business(folder: Path, base: Path) 
 
 
 def test_expected_answers_that_can_not_be_written_are_counted(folder: Path, base: Path) -> None:
-    write_rows(folder / "rows.jsonl", [*rows(1), *rows(1, '{"title":"A","action":"complete"}')])
+    write_rows(folder / "rows.jsonl", [*rows(1), *rows(2, '{"title":"A","action":"complete"}')[1:]])
     assert "1 of 2 expected answers can't be written" in run(base, "--schema", str(SCHEMA)).output
 
 
@@ -101,3 +101,12 @@ def test_the_same_answers_leave_the_timing_as_it_was(folder: Path, base: Path) -
     write_rows(folder / "rows.jsonl", rows(1))
     run(base)
     assert read_json(folder / "timing.json")["answers"] == 1
+
+
+@pytest.mark.parametrize("line", ["[]", "{}", '{"id": "a", "prompt": [1], "answer": "{}"}'])
+def test_a_row_of_another_shape_is_named(folder: Path, base: Path, line: str) -> None:
+    (folder / "rows.jsonl").write_text(line + "\n", encoding="utf-8")
+    ran = run(base)
+    assert isinstance(ran.exception, SystemExit)
+    assert ran.exit_code == 1
+    assert "rows.jsonl:1: " in ran.stderr

@@ -9,10 +9,12 @@ from stages.shared.cli import InputError
 Record = TypeVar("Record")
 
 
-def read(path: Path, shape: type[Record], extra: Literal["forbid", "ignore"] = "forbid") -> list[Record]:
+def read(
+    path: Path, shape: type[Record], extra: Literal["forbid", "ignore"] = "forbid", least: int = 1
+) -> list[Record]:
     """The lines of a file as instances of `shape`, a dataclass with an `id`. `extra`: what happens to other fields.
 
-    Raises InputError naming file, line and reason; a file without lines is refused too.
+    Raises InputError naming file, line and reason; a file with fewer lines than `least` is refused too.
     """
     from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
@@ -28,6 +30,6 @@ def read(path: Path, shape: type[Record], extra: Literal["forbid", "ignore"] = "
         if record.id in by_id:
             raise InputError(f"{path}:{line}: id {record.id!r} occurs twice")
         by_id[record.id] = record
-    if not by_id:
+    if len(by_id) < least:
         raise InputError(f"{path}: no rows")
     return list(by_id.values())
