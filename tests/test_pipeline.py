@@ -45,6 +45,7 @@ FETCHING = {
     "stages/shared/cli.py",
     "stages/shared/hashes.py",
     "stages/shared/params.py",
+    "stages/shared/strict_json.py",
     "stages/shared/yaml12.py",
 }
 # Shared modules with one stage that imports them directly, or none, and why they are shared all the same.
