@@ -90,8 +90,9 @@ def few_shot(train: list[Example], kinds: tuple[str, ...], count: int) -> list[E
     """`count` first-turn examples, taken from each kind in turn, within a kind in the order of their hash."""
     first = [example for example in train if example.turn() == "first"]
     single = sorted(first, key=lambda example: (position(example.prompt), example.id))
-    names = [*kinds, *(example.kind for example in single)]
-    queues = {kind: [example for example in single if example.kind == kind] for kind in names}
+    queues: dict[str, list[Example]] = {kind: [] for kind in kinds}
+    for example in single:
+        queues.setdefault(example.kind, []).append(example)
     chosen: list[Example] = []
     while len(chosen) < count and any(queues.values()):
         chosen += [queue.pop(0) for queue in queues.values() if queue]
