@@ -1,6 +1,7 @@
-"""Time and memory of the validate stage at 1,000, 10,000 and 100,000 training rows.
+"""Time and memory of the validate stage at 1,000, 10,000 and 100,000 training rows, or as many as --rows says.
 
     python -m benchmarks.validate --out benchmarks/validate.json
+    python -m benchmarks.validate --rows 1000 --rows 10000 --rows 100000 --rows 1000000 --out benchmarks/validate.json
 
 The rows are put together at random (seeded) from the words of the shipped training requests, so that letters, lengths
 and spelling are realistic and the rows differ.
@@ -70,10 +71,11 @@ def measure(raw: Path, scratch: Path) -> dict[str, Any]:
 
 @click.command(help=__doc__)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="file for the figures")
-def main(out: Path) -> None:
+@click.option("--rows", "counts", type=int, multiple=True, default=SIZES, show_default=True, help="training rows")
+def main(out: Path, counts: tuple[int, ...]) -> None:
     known = words(Path("data/raw"))
     sizes = []
-    for count in SIZES:
+    for count in counts:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "raw" / "rows.jsonl"
             writing.write_jsonl(file, made(count, known))
