@@ -185,13 +185,18 @@ def paired(before: Outcomes, after: Outcomes) -> Paired:
 class Noise:
     """What retraining alone does to the tuned model: the standard deviation of each metric over `seeds` trainings.
 
-    `restless`: the test rows that are right with one seed and wrong with another.
+    `restless`: the test rows that are right with one seed and wrong with another, of `n`.
     """
 
     seeds: int
     date: date
     spread: dict[str, float]
     restless: frozenset[str] = frozenset()
+    n: int = 0
+
+    def on(self, rows: int, metric: str) -> float:
+        """The standard deviation on `rows` of the n test rows, if rows flip independently: at least what it is."""
+        return self.spread[metric] * sqrt(max(1, self.n / rows))
 
 
 def noise(tree: str) -> Noise | None:
@@ -204,7 +209,7 @@ def noise(tree: str) -> Noise | None:
         same = recorded["computed_from"]["test"] == figures(tree, record.DETAIL)["computed_from"]["test"]
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
-    return Noise(seeds, day, spread, restless) if same and seeds > 1 else None
+    return Noise(seeds, day, spread, restless, len(recorded["times_right"])) if same and seeds > 1 else None
 
 
 @dataclass(frozen=True)
@@ -230,7 +235,7 @@ def measured(pairs: Sequence[Pair], rule: Rule, level: float, known: Noise | Non
     if not known or rule.system != "tuned" or part or rule.metric not in known.spread:
         return Metric(rule.system, rule.metric, part, result, None)
     changes = [after - before for before, after in zip(old, new, strict=True)]
-    wide = retrained(result, changes, groups, (known.spread[rule.metric], known.seeds), level)
+    wide = retrained(result, changes, groups, (known.on(len(pairs), rule.metric), known.seeds), level)
     return Metric(rule.system, rule.metric, part, wide, (result.low, result.high))
 
 

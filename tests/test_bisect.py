@@ -1,5 +1,6 @@
 """tools.bisect names the version that was spoiled on purpose, and only on evidence."""
 
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,15 @@ def test_nothing_is_named_where_nothing_got_worse(repository: Path) -> None:
     assert "no version has a worse tuned.json_valid" in bisected(3, "first", "last", "--metric", "tuned.json_valid")
 
 
+@pytest.mark.parametrize(("spread", "code"), [(0.01, 0), (0.1, 3)])
+def test_a_drop_that_retraining_may_bring_is_not_blamed_on_rows(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, spread: float, code: int
+) -> None:
+    known = {short(repository, "HEAD"): compare.Noise(8, date(2026, 11, 20), {"exact_match": spread})}
+    monkeypatch.setattr(compare, "noise", lambda commit: known.get(commit[:7]))
+    assert "about a retraining, of which 8 seeds were measured:" in bisected(code, "first", "HEAD")
+
+
 @pytest.mark.parametrize(("versions", "lost", "code"), [(1, 6, 0), (1, 5, 3), (5, 6, 3), (5, 9, 0)])
 def test_each_look_gets_its_share_of_the_level(
     repository: Path, monkeypatch: pytest.MonkeyPatch, versions: int, lost: int, code: int
@@ -60,6 +70,7 @@ def test_each_look_gets_its_share_of_the_level(
     monkeypatch.setattr(compare, "outcomes", outcomes)
     monkeypatch.setattr(history, "changed_files", lambda before, after: [])
     monkeypatch.setattr(names, "commit_of", lambda rev: rev)
+    monkeypatch.setattr(compare, "noise", lambda commit: None)
     bisected(code, "0", str(versions))
 
 
@@ -112,7 +123,7 @@ def test_test_rows_that_changed_are_left_out_of_the_pairs(repository: Path) -> N
     write_rows(repository / "data" / "raw" / "e.jsonl", [toy.row("e1")])
     toy.record(repository, "tests")
     good, bad = (bisect.Step(commit, "", True) for commit in ("v-large", "v-tests"))
-    result = bisect.compared(good, bad, Rule("tuned", "exact_match", 0.0, 0.0), 0.95)
+    result = bisect.compared(good, bad, Rule("tuned", "exact_match", 0.0, 0.0), 0.95, None)
     assert (result.n, result.regressed) == (38, 10)
 
 

@@ -355,10 +355,6 @@ def test_wrong_labels_are_counted_among_the_most_suspect_rows(monkeypatch: pytes
     assert {way: part["found"] for way, part in found["ways"].items()} == {"another kind": 1, "another value": 0}
 
 
-WROTE_LOSSES = "row_losses.csv" in (ROOT / "dvc.yaml").read_text(encoding="utf-8")
-
-
-@pytest.mark.skipif(not WROTE_LOSSES, reason="the stage train writes no losses by row yet")
 def test_wrong_labels_are_planted_trained_on_and_ranked(
     base: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

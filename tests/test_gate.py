@@ -150,6 +150,8 @@ def test_the_interval_of_a_retraining_is_that_of_the_larger_noise() -> None:
     quiet = measured(before, after, replace(NOISE, spread={"exact_match": 0.0001})).result
     by_row = (20 / 300 * 280 / 300 / 300) ** 0.5
     assert quiet.high - quiet.low == pytest.approx(2 * t.ppf(0.975, 7) * by_row)
+    fewer = measured(before, after, replace(NOISE, n=1200)).result
+    assert fewer.high - fewer.low == pytest.approx(4 * half)
 
 
 def test_better_and_worse_are_about_the_retraining_and_the_two_models_stand_beside() -> None:
@@ -284,7 +286,7 @@ RECORDED |= {"computed_from": {"test": "t"}, "times_right": {"a": 0, "b": 8, "c"
 )
 def test_noise_that_is_not_of_these_test_rows_is_none(base: str, changed: dict[str, Any]) -> None:
     small.put(record.DETAIL, '{"computed_from":{"test":"t"}}')
-    assert compare.noise(tree(compare.SEEDS, json.dumps(RECORDED))) == replace(NOISE, restless=frozenset("cd"))
+    assert compare.noise(tree(compare.SEEDS, json.dumps(RECORDED))) == replace(NOISE, restless=frozenset("cd"), n=4)
     assert compare.noise(tree(compare.SEEDS, json.dumps(RECORDED | changed))) is None
 
 

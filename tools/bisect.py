@@ -1,7 +1,8 @@
 """Name the data version that made a metric worse between two commits.
 
 GOOD is an ancestor of BAD; both may be names from data/README.md. A version is named when it is worse than GOOD on
-paired evidence, with a stricter level the more versions there are; what its own step changed is shown beside it.
+paired evidence, with a stricter level the more versions there are; what its own step changed is shown beside it. Where
+BAD or GOOD has a record of the retraining noise, the evidence is about the change, were it retrained.
 
 Exit status 0: a version is named; 1: the question can't be asked; 3: no data made it worse; 4: metrics are missing.
 """
@@ -13,7 +14,7 @@ from itertools import groupby, pairwise
 import click
 
 from review import compare, rows
-from review.compare import Rule
+from review.compare import Noise, Rule
 from stages.shared import cli, scoring, stats
 from stages.shared.cli import InputError
 from versions import history, names, record
@@ -64,7 +65,7 @@ def steps(good: str, bad: str) -> list[Step]:
     return [step for step in found if step.measured or step.data not in measured]
 
 
-def compared(before: Step, after: Step, rule: Rule, level: float) -> stats.Comparison:
+def compared(before: Step, after: Step, rule: Rule, level: float, known: Noise | None) -> stats.Comparison:
     """Two versions on the test rows that both have: an answer to another question proves nothing. Raises InputError."""
     sides = [compare.outcomes(step.commit, [rule.system]) for step in (before, after)]
     changes = rows.between(before.commit, after.commit, TEST)  # older outcomes don't say what was asked
@@ -72,7 +73,7 @@ def compared(before: Step, after: Step, rule: Rule, level: float) -> stats.Compa
     pairs = [pair for pair in compare.paired(*sides).both if pair[0].group not in changed]
     if not pairs:
         raise InputError(f"{before} and {after} share no test row")
-    return compare.measured(pairs, rule, level).result
+    return compare.measured(pairs, rule, level, known).result
 
 
 def search(good: str, bad: str, wanted: str) -> Iterator[str]:
@@ -89,12 +90,14 @@ def search(good: str, bad: str, wanted: str) -> Iterator[str]:
     if not way[0].measured:
         raise NotMeasuredError(f"{way[0]} has no recorded metrics to compare with: run that commit, or start later")
     level = 1 - (1 - stats.CONFIDENCE) / max(len(measured) - 1, 1)
-    yield f"{wanted} against {way[0]}, each look at {level:.2%}:"
+    known = (compare.noise(bad) or compare.noise(good)) if system == "tuned" else None
+    about = f"a retraining, of which {known.seeds} seeds were measured" if known else "these models, retraining apart"
+    yield f"{wanted} against {way[0]}, each look at {level:.2%}, about {about}:"
     for before, step in pairwise(measured):
-        result = compared(way[0], step, rule, level)
+        result = compared(way[0], step, rule, level, known)
         yield f"  {step}: {shown(result)}"
         if result.evidence == "worse":
-            yield from culprit(before, step, way, shown(compared(before, step, rule, stats.CONFIDENCE)))
+            yield from culprit(before, step, way, shown(compared(before, step, rule, stats.CONFIDENCE, known)))
             return
     if not way[-1].measured:
         raise NotMeasuredError(f"{way[-1]} has no recorded metrics: `dvc repro` there, commit, and ask again")
