@@ -30,7 +30,7 @@ test: .venv/installed  ## style, types, workflows, tests
 	mypy
 	zizmor --offline --quiet --persona=auditor --strict-collection .github
 	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
-	pytest
+	OMP_NUM_THREADS=1 pytest -n auto --dist loadfile
 
 pages: .venv/installed  ## every generated table and picture; the results are printed as well
 	python -m tools.table --write README.md --write docs/deciding.md

@@ -214,6 +214,8 @@ def end_to_end(scratch: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """train, merge and predict of models/base on data/chat, as processes; seconds, and what the stage itself timed."""
     files = {name: str(scratch / name) for name in ("adapter", "merged", "metrics.json", "answers.jsonl")}
     losses = [f"--train-loss={scratch / 'train.csv'}", f"--valid-loss={scratch / 'valid.csv'}"]
+    losses += [f"--row-losses={scratch / 'rows.csv'}"]
+    runs = ["--launch=stages/launch", f"--checkpoint-folder={scratch / 'checkpoints'}"]
     data = [
         f"--train={CHAT / 'train.jsonl'}",
         f"--valid={CHAT / 'valid.jsonl'}",
@@ -221,7 +223,7 @@ def end_to_end(scratch: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     ]
     made = [f"--base={BASE}", f"--out={files['adapter']}", f"--metrics={files['metrics.json']}"]
     words = {
-        "train": [*data, *losses, *made],
+        "train": [*data, *losses, *made, *runs],
         "merge": [f"--base={BASE}", f"--adapter={files['adapter']}", f"--out={files['merged']}"],
         "predict": [f"--model={files['merged']}", f"--rows={CHAT / 'test.jsonl'}", f"--out={files['answers.jsonl']}"],
     }
