@@ -6,28 +6,44 @@ from stages.shared import strict_json, writing
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "reason"),
     [
-        '{"a": NaN}',
-        '{"a": -Infinity}',
-        '{"a": 1e999}',
-        '{"a": 1, "a": 2}',
-        "{'a': 1}",
-        '{"a": 1,}',
-        '```json\n{"a": 1}\n```',
-        'Sure! {"a": 1}',
-        '{"a": 1} {"b": 2}',
-        '{"a": "\\ud800"}',
-        '{"a": 1 // one\n}',
-        "",
-        "[" * 100_000,
-        "[" * 200 + "]" * 200,
-        '{"a": ' + "9" * 5000 + "}",
+        ('{"a": NaN}', "NaN is not JSON"),
+        ('{"a": -Infinity}', "-Infinity is not JSON"),
+        ('{"a": 1e999}', "number 1e999 is out of range"),
+        ('{"a": 1, "a": 2}', "key 'a' occurs twice"),
+        ("{'a': 1}", "not JSON: "),
+        ('{"a": 1,}', "not JSON: "),
+        ('```json\n{"a": 1}\n```', "not JSON: "),
+        ('Sure! {"a": 1}', "not JSON: "),
+        ('{"a": 1} {"b": 2}', "not JSON: "),
+        ('{"a": "\\ud800"}', "holds half of a surrogate pair"),
+        ('{"a": "\ud800"}', "holds half of a surrogate pair"),
+        ('{"a": 1 // one\n}', "not JSON: "),
+        ("", "not JSON: "),
+        ("[" * 100_000, "nested too deeply"),
+        ("[" * 101 + "]" * 101, "nested too deeply"),
+        ('{"a":[' * 51 + "]}" * 51, "nested too deeply"),
+        ('{"a": ' + "9" * 5000 + "}", "not JSON: "),
     ],
 )
-def test_refuses(text: str) -> None:
-    with pytest.raises(strict_json.JsonError):
+def test_refuses(text: str, reason: str) -> None:
+    with pytest.raises(strict_json.JsonError) as caught:
         strict_json.parse(text)
+    assert caught.value.message.startswith(reason)
+
+
+@pytest.mark.parametrize("text", ["[" * 100 + "]" * 100, '{"a":[' * 50 + "]}" * 50, "[" + "[]," * 200 + "{}]"])
+def test_a_hundred_levels_and_many_lists_pass(text: str) -> None:
+    assert strict_json.compact(strict_json.parse(text)) == text
+
+
+def test_spellings() -> None:
+    value = {"b": 1.0, "a": ["é", 1.5, {"d": True, "c": 2.0}]}
+    assert strict_json.canonical(value) == '{"a":["é",1.5,{"c":2,"d":true}],"b":1}'
+    assert strict_json.compact(value) == '{"b":1.0,"a":["é",1.5,{"d":true,"c":2.0}]}'
+    with pytest.raises(ValueError, match="JSON compliant"):
+        strict_json.compact(float("nan"))
 
 
 def test_accepts_json_with_space_around_and_keeps_big_integers() -> None:
