@@ -100,7 +100,7 @@ def test_what_all_rows_begin_with_stands_once(name: str) -> None:
     [
         ({"position_bias": [0.1]}, "position_bias"),
         ({"softcap": 30.0}, "softcap"),
-        ({"s_aux": [0.1]}, "s_aux"),
+        ({"s_aux": [0.1], "softcap": 30.0}, "has s_aux, softcap, which"),
         ({"sliding_window": 4}, "sliding_window = 4 for a row of 5 tokens"),
     ],
 )
@@ -111,6 +111,29 @@ def test_attention_of_another_kind_is_refused(settings: dict[str, Any], problem:
 
 def test_a_window_that_no_row_reaches_passes() -> None:
     prefix_sharing.check(5, {"dropout": 0.0, "scaling": 0.1, "sliding_window": 5, "softcap": None})
+
+
+def test_on_a_cpu_attention_is_computed_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from transformers.integrations import sdpa_attention
+
+    seen: list[Any] = []
+    real = sdpa_attention.sdpa_attention_forward
+
+    def noted(*states: Any, **settings: Any) -> Any:
+        found, weights = real(*states, **settings)
+        seen.append((states[1].dtype, found.dtype, settings["scaling"]))
+        return found, weights
+
+    monkeypatch.setattr(sdpa_attention, "sdpa_attention_forward", noted)
+    batch, layer = prefix_sharing.collate(ROWS), network().model.layers[0].self_attn
+    query, key, value = (torch.ones(1, heads, batch["input_ids"].shape[1], 6).bfloat16() for heads in (4, 2, 2))
+    places = {name: batch[name] for name in ("row_tokens", "token_places")}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, _ = prefix_sharing.attend(layer, query, key, value, None, **places, scaling=0.5)
+    assert (seen, found.dtype) == ([(torch.float32, torch.float32, 0.5)], torch.bfloat16)
+    with pytest.raises(InputError, match="for a row of 10 tokens"):
+        prefix_sharing.attend(layer, query, key, value, None, **places, sliding_window=9)
 
 
 def test_afterwards_the_model_attends_as_before() -> None:

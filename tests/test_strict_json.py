@@ -10,7 +10,7 @@ from stages.shared import strict_json, writing
     [
         ('{"a": NaN}', "NaN is not JSON"),
         ('{"a": -Infinity}', "-Infinity is not JSON"),
-        ('{"a": 1e999}', "number 1e999 is out of range"),
+        ('{"a": 1' + "0" * 60 + "e999}", "number 1" + "0" * 39 + " is out of range"),
         ('{"a": 1, "a": 2}', "key 'a' occurs twice"),
         ("{'a': 1}", "not JSON: "),
         ('{"a": 1,}', "not JSON: "),
@@ -33,7 +33,7 @@ def test_refuses(text: str, reason: str) -> None:
     assert caught.value.message.startswith(reason)
 
 
-@pytest.mark.parametrize("text", ["[" * 100 + "]" * 100, '{"a":[' * 50 + "]}" * 50, "[" + "[]," * 200 + "{}]"])
+@pytest.mark.parametrize("text", ["[" * 100 + "]" * 100, '{"a":[' * 50 + "]}" * 50, "[" * 99 + "[],{}" + "]" * 99])
 def test_a_hundred_levels_and_many_lists_pass(text: str) -> None:
     assert strict_json.compact(strict_json.parse(text)) == text
 
