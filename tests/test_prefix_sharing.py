@@ -22,6 +22,7 @@ BATCHES = {
     "the same prompt, another answer": ([row([1, 2, 3], [4, 5]), row([1, 2, 3], [4, 6])], 2),
     "the same row twice": ([ROWS[0], ROWS[0]], 6),
     "one prompt begins the other": ([row([1, 2], [3, 4]), row([1, 2, 3, 4], [5])], 1),
+    "a row without labels": ([row([1, 2, 3], []), row([1, 2, 3], [4])], 0),
     "a prompt of one token": ([row([1], [2, 3]), row([1], [2, 4])], 0),
 }
 
@@ -92,6 +93,7 @@ def test_what_all_rows_begin_with_stands_once(name: str) -> None:
         for key in ("input_ids", "labels"):
             assert batch[key][0][places[:length]].tolist() == one[key]
         assert batch["position_ids"][0][places[:length]].tolist() == list(range(length))
+        assert {*places[length:]} <= {places[length - 1]}
     assert batch["row_tokens"].flatten()[batch["token_places"]].tolist() == list(range(tokens))
 
 
@@ -132,6 +134,7 @@ def test_on_a_cpu_attention_is_computed_in_float32(monkeypatch: pytest.MonkeyPat
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found, _ = prefix_sharing.attend(layer, query, key, value, None, **places, scaling=0.5)
     assert (seen, found.dtype) == ([(torch.float32, torch.float32, 0.5)], torch.bfloat16)
+    assert found.transpose(1, 2).shape == query.shape
     with pytest.raises(InputError, match="for a row of 10 tokens"):
         prefix_sharing.attend(layer, query, key, value, None, **places, sliding_window=9)
 

@@ -70,16 +70,18 @@ def test_equality_is_json_equality(left: object, right: object, equal: bool) -> 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     file = tmp_path / "metrics.json"
-    writing.write_json(file, {"b": 1, "a": 2})
+    writing.write_json(file, {"b": 1, "a": "é"})
     with pytest.raises(ValueError, match="JSON compliant"):
         writing.write_json(file, {"a": float("nan")})
-    assert file.read_text(encoding="utf-8") == '{\n  "a": 2,\n  "b": 1\n}\n'
+    assert file.read_text(encoding="utf-8") == '{\n  "a": "é",\n  "b": 1\n}\n'
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
 
 
 def test_lines_end_at_newlines_only(tmp_path: Path) -> None:
     rows = [{"text": "one\u2028two\u0085three"}, {"text": "four"}]
     writing.write_jsonl(tmp_path / "rows.jsonl", rows)
+    writing.write_csv(tmp_path / "table.csv", ["text"], [["four"]])
+    assert (tmp_path / "table.csv").read_bytes() == b"text\nfour\n"
     assert list(strict_json.read_jsonl(tmp_path / "rows.jsonl")) == rows
 
 
