@@ -259,7 +259,7 @@ def test_a_system_without_answers_is_left_out(here: Path) -> None:
     [
         ({"tuned": {"t1": EXPECTED}}, "predictions/tuned.jsonl: it answers other rows"),
         ({"few_shot": NO_JSON}, "tuned.jsonl is needed"),
-        ({"tuned": ONE_WRONG, "kind": ONE_WRONG}, "no system may be called"),
+        ({"tuned": ONE_WRONG, "kind": ONE_WRONG}, "no system may be called id, group, kind"),
     ],
 )
 def test_a_folder_that_can_not_be_scored_is_refused(here: Path, systems: dict[str, Any], problem: str) -> None:
