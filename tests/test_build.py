@@ -1,5 +1,6 @@
 import hashlib
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from click.testing import Result
 from conftest import SCHEMA, configure, invoke, read_json, read_rows, write_rows
 
 from stages import build
-from stages.shared import contract, examples, rows, strict_json
+from stages.shared import chat, contract, examples, rows, strict_json
 from stages.shared.examples import Example
 
 RULES = contract.load(SCHEMA)
@@ -137,6 +138,41 @@ def test_too_long_rows_are_refused_and_test_rows_never(here: Path, base: Path, s
     assert counts["train"]["examples"] + counts["valid"]["examples"] + counts["refused"] == 61
     assert counts["test"]["examples"] == 2
     assert counts["train"]["tokens_longest"] <= 256
+
+
+def test_the_counts_are_those_of_the_files(here: Path, base: Path, tokenizer: Any) -> None:
+    many = [row(f"r{n}", f"errand {n}", *["later"] * (n % 3)) for n in range(40)]
+    run(base, many, [row("t1", "a test"), row("t2", "one", "two")])
+    prefix = read_json(here / "chat/prefix/tuned.json")
+    for name in ("train", "valid", "test"):
+        written = read_rows(here / f"chat/{name}.jsonl")
+        prompts = [chat.prompt_ids(tokenizer, chat.with_prefix(prefix, line["prompt"])) for line in written]
+        tokens = [len(p) + len(chat.answer_ids(tokenizer, e["answer"])) for p, e in zip(prompts, written, strict=True)]
+        assert read_json(here / "build.json")[name] == {
+            "examples": len(written),
+            "groups": len({line["group"] for line in written}),
+            "kinds": {"complete": len(written)},
+            "tokens": sum(tokens),
+            "tokens_longest": max(tokens),
+        }
+
+
+@pytest.mark.parametrize(
+    ("change", "refused", "problem"),
+    [
+        ({}, 1, ""),
+        ({}, 2, "2 of 11 training examples are too long"),
+        ({"valid": []}, 0, "no examples for valid"),
+        ({"shots": []}, 0, "no examples for few_shot"),
+        ({"test": [shot("list", 3)]}, 0, "id 'list3' occurs twice"),
+    ],
+)
+def test_a_result_that_is_not_what_it_says_is_refused(change: dict[str, Any], refused: int, problem: str) -> None:
+    parts = {"train": [shot("list", n) for n in range(8)], "valid": [shot("list", 8)], "test": [shot("list", 9)]}
+    parts |= {"shots": parts["train"]} | change
+    shots = parts.pop("shots")
+    with pytest.raises(click.ClickException, match=problem) if problem else nullcontext():
+        build.check_result(parts, shots, refused, 0.1)
 
 
 def test_prefixes(here: Path, base: Path, sound: list[build.Conversation]) -> None:

@@ -1,5 +1,6 @@
 """The prompt is the same everywhere, and data cannot write control tokens into it."""
 
+import copy
 from typing import Any
 
 from stages import train
@@ -43,6 +44,16 @@ def test_control_tokens_in_data_are_text(tokenizer: Any) -> None:
     assert hostile in tokenizer.decode(attacked)
     answer = chat.answer_ids(tokenizer, "{}<|im_end|>")
     assert [token in control for token in answer].count(True) == 1
+
+
+def test_an_answer_begins_with_no_token_of_the_tokenizer_s_own(tokenizer: Any) -> None:
+    from tokenizers import processors
+
+    own = copy.deepcopy(tokenizer)
+    start = ("<|im_start|>", own.convert_tokens_to_ids("<|im_start|>"))
+    own.backend_tokenizer.post_processor = processors.TemplateProcessing("<|im_start|> $A", special_tokens=[start])
+    assert own.encode("{}")[0] == start[1]
+    assert chat.answer_ids(own, "{}") == chat.answer_ids(tokenizer, "{}")
 
 
 def test_a_row_s_system_turn_joins_the_prefix() -> None:

@@ -72,3 +72,9 @@ def test_the_measurements_on_show_are_those_of_the_files() -> None:
     for name, found in read("benchmarks/latency.json")["systems"].items():
         times = "{p50_ms:.0f} ms | {p95_ms:.0f} ms [{p95_ms_low:.0f}, {p95_ms_high:.0f}] | +{prefix_ms:.0f} ms"
         assert f"{times.format(**found)} | {found['answers_per_second']:.2f} |" in page, name
+    for module, found in read("benchmarks/mutants.json")["modules"].items():
+        left = found["survived"] - found["equivalent"]
+        counts = " | ".join(str(found[name]) for name in ("mutants", "killed", "survived", "equivalent"))
+        assert found["killed"] + found["survived"] == found["mutants"], module
+        assert found["equivalent"] == len(found["judged_equivalent"]), module
+        assert f"| `{module}` | {counts} | {1 - left / (found['mutants'] - found['equivalent']):.1%} |" in page, module

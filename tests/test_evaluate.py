@@ -9,7 +9,7 @@ from click.testing import Result
 from conftest import SCHEMA, configure, invoke, read_json, read_rows, write_rows
 
 from stages import evaluate
-from stages.shared import contract, scoring, stats
+from stages.shared import contract, scoring, stats, text
 from stages.shared.examples import Example
 from stages.shared.scoring import Prediction, Score
 
@@ -24,8 +24,8 @@ def example(name: str = "t1", group: str = "", part: str = "", answer: dict[str,
 
 
 def score(answer: str | dict[str, Any], asked: Example | None = None) -> Score:
-    text = answer if isinstance(answer, str) else json.dumps(answer)
-    return scoring.score(asked or example(), Prediction("t1", text, False), RULES)
+    said = answer if isinstance(answer, str) else json.dumps(answer)
+    return scoring.score(asked or example(), Prediction("t1", said, answer == "oops"), RULES)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,24 @@ def score(answer: str | dict[str, Any], asked: Example | None = None) -> Score:
 def test_verdicts(answer: str | dict[str, Any], verdict: str, matched: int) -> None:
     found = score(answer)
     assert (found.verdict, found.matched_fields, found.expected_fields) == (verdict, matched, 4)
+    assert (found.predicted_kind, found.predicted_fields > 0) == (
+        ("(invalid)", False) if verdict == "not_json" else (json.loads(str(found.prediction.answer))["action"], True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("The Budget-Review,  of a\u200bCAFE\u0301!", "budget review of café"),
+        ("5€ 😀", "5€ 😀"),
+        ("?!", "?!"),
+        (["An item", 1, None], ["item", 1, None]),
+        ({"The key": {"b": "the B"}}, {"The key": {"b": "b"}}),
+    ],
+)
+def test_loose_values_are_their_words_without_articles(value: Any, words: Any) -> None:
+    text._SPACES.clear()  # filled as characters are met
+    assert scoring.loose(value) == words
 
 
 def test_fields_are_leaves_with_their_path() -> None:
@@ -72,11 +90,21 @@ def test_figures_by_hand() -> None:
     assert found["exact_match"] == 0.2
     assert found["exact_match_normalised"] == 0.4
     assert found["action_accuracy"] == 0.6
+    assert found["truncated"] == 0.2
     assert found["field_f1"] == pytest.approx(2 * (4 + 3 + 3 + 0 + 0) / (5 * 4 + 4 + 4 + 4 + 2 + 0))
     assert (found["exact_match_low"], found["exact_match_high"]) == stats.wilson(1, 5)
     slices = {name: list(part) for name, part in found["slices"].items()}
     assert slices == {"kind": ["create"], "turn": ["first"], "slice": ["head"]}
     assert found["slices"]["slice"]["head"] == scoring.rates([score(a, example(str(a))) for a in ANSWERS])
+
+
+def test_without_a_discriminator_and_slices_there_are_no_such_figures(tmp_path: Path) -> None:
+    (tmp_path / "schema.json").write_text('{"type": "object"}', "utf-8")
+    asked = Example("a", "a", "", [{"role": "user", "content": "x"}], '{"x":[1]}', "")
+    scores = [scoring.score(asked, Prediction("a", '{"x": [1]}', False), contract.load(tmp_path / "schema.json"))]
+    found = scoring.figures(scores)
+    assert (found["exact_match"], "action_accuracy" in found, list(found["slices"]["turn"])) == (1.0, False, ["first"])
+    assert found["slices"]["kind"] == found["slices"]["slice"] == {}
 
 
 def test_intervals_know_of_conversations() -> None:
@@ -92,7 +120,11 @@ def test_intervals_know_of_conversations() -> None:
 
 def test_where_all_is_right_no_interval_claims_certainty() -> None:
     right = [score(EXPECTED, example(str(n))) for n in range(20)]
-    assert scoring.field_f1(right)["field_f1_low"] == pytest.approx(stats.wilson(20, 20)[0])
+    twice = [score(EXPECTED, example(str(n), group=str(n // 2))) for n in range(40)]
+    none = [score("no", example(str(n))) for n in range(20)]
+    for found, rate in ((right, 1.0), (twice, 1.0), (none, 0.0)):
+        interval = stats.wilson(int(rate) * 20, 20)
+        assert tuple(scoring.field_f1(found).values()) == (rate, *interval)
     same = evaluate.gain(right, right)
     bound = stats.wilson(0, 20)[1]
     assert (same.difference, same.low, same.high) == pytest.approx((0.0, -bound, bound))
@@ -205,7 +237,7 @@ def test_a_further_system_changes_no_figure_of_the_others(here: Path) -> None:
     [
         ({"tuned": {"t1": EXPECTED}}, "predictions/tuned.jsonl: it answers other rows"),
         ({"few_shot": NO_JSON}, "tuned.jsonl is needed"),
-        ({"tuned": ONE_WRONG, "kind": ONE_WRONG}, "no system may be called"),
+        ({"tuned": ONE_WRONG, "kind": ONE_WRONG}, "no system may be called id, group, kind"),
     ],
 )
 def test_a_folder_that_can_not_be_scored_is_refused(here: Path, systems: dict[str, Any], problem: str) -> None:

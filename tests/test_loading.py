@@ -15,14 +15,16 @@ from stages.shared.cli import InputError
 FP32 = loading.DEVICES["cpu-fp32"]
 
 
-def test_every_linear_layer_is_nf4_with_double_quantisation(base: Path) -> None:
+@pytest.mark.parametrize("key", ["cpu-fp32", "cpu-bf16"])
+def test_every_linear_layer_is_nf4_with_double_quantisation(base: Path, key: str) -> None:
     import bitsandbytes as bnb
 
-    model = quantised.load(base, FP32)
+    model = quantised.load(base, loading.DEVICES[key])
     layers = [module for module in model.modules() if isinstance(module, bnb.nn.Linear4bit)]
     assert len(layers) == 2 * 7
     assert {layer.weight.quant_type for layer in layers} == {"nf4"}
     assert all(layer.weight.quant_state.nested for layer in layers)
+    assert {str(layer.compute_dtype) for layer in layers} == {f"torch.{loading.DEVICES[key].train_dtype}"}
 
 
 def test_evaluation_leaves_the_quantised_weights_as_they_are(base: Path) -> None:

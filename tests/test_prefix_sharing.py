@@ -22,6 +22,7 @@ BATCHES = {
     "the same prompt, another answer": ([row([1, 2, 3], [4, 5]), row([1, 2, 3], [4, 6])], 2),
     "the same row twice": ([ROWS[0], ROWS[0]], 6),
     "one prompt begins the other": ([row([1, 2], [3, 4]), row([1, 2, 3, 4], [5])], 1),
+    "a row without labels": ([row([1, 2, 3], []), row([1, 2, 3], [4])], 0),
     "a prompt of one token": ([row([1], [2, 3]), row([1], [2, 4])], 0),
 }
 
@@ -92,6 +93,7 @@ def test_what_all_rows_begin_with_stands_once(name: str) -> None:
         for key in ("input_ids", "labels"):
             assert batch[key][0][places[:length]].tolist() == one[key]
         assert batch["position_ids"][0][places[:length]].tolist() == list(range(length))
+        assert {*places[length:]} <= {places[length - 1]}
     assert batch["row_tokens"].flatten()[batch["token_places"]].tolist() == list(range(tokens))
 
 
@@ -100,7 +102,7 @@ def test_what_all_rows_begin_with_stands_once(name: str) -> None:
     [
         ({"position_bias": [0.1]}, "position_bias"),
         ({"softcap": 30.0}, "softcap"),
-        ({"s_aux": [0.1]}, "s_aux"),
+        ({"s_aux": [0.1], "softcap": 30.0}, "has s_aux, softcap, which"),
         ({"sliding_window": 4}, "sliding_window = 4 for a row of 5 tokens"),
     ],
 )
@@ -111,6 +113,30 @@ def test_attention_of_another_kind_is_refused(settings: dict[str, Any], problem:
 
 def test_a_window_that_no_row_reaches_passes() -> None:
     prefix_sharing.check(5, {"dropout": 0.0, "scaling": 0.1, "sliding_window": 5, "softcap": None})
+
+
+def test_on_a_cpu_attention_is_computed_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from transformers.integrations import sdpa_attention
+
+    seen: list[Any] = []
+    real = sdpa_attention.sdpa_attention_forward
+
+    def noted(*states: Any, **settings: Any) -> Any:
+        found, weights = real(*states, **settings)
+        seen.append((states[1].dtype, found.dtype, settings["scaling"]))
+        return found, weights
+
+    monkeypatch.setattr(sdpa_attention, "sdpa_attention_forward", noted)
+    batch, layer = prefix_sharing.collate(ROWS), network().model.layers[0].self_attn
+    query, key, value = (torch.ones(1, heads, batch["input_ids"].shape[1], 6).bfloat16() for heads in (4, 2, 2))
+    places = {name: batch[name] for name in ("row_tokens", "token_places")}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, _ = prefix_sharing.attend(layer, query, key, value, None, **places, scaling=0.5)
+    assert (seen, found.dtype) == ([(torch.float32, torch.float32, 0.5)], torch.bfloat16)
+    assert found.transpose(1, 2).shape == query.shape
+    with pytest.raises(InputError, match="for a row of 10 tokens"):
+        prefix_sharing.attend(layer, query, key, value, None, **places, sliding_window=9)
 
 
 def test_afterwards_the_model_attends_as_before() -> None:
