@@ -5,11 +5,12 @@ from each split; metrics/detail/memorisation.json with both ways of asking, and 
 
 Extractable memorisation (Carlini et al. 2023), for answers: the model gets the first half of an answer's tokens and
 would go on greedily. `without_request` withholds the request, so that only memory can help; `with_request` is the full
-prompt. Much of a JSON answer can be guessed, which is why test answers, which it never saw, are asked for as well: the
-difference is memorised.
+prompt. Much of a JSON answer can be guessed, which is why as many test answers of the same shape, never seen, are asked
+for as well: the difference is memorised.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 import click
 
-from stages.shared import chat, cli, loading, loglikelihood, params, provenance, records, stats, writing
+from stages.shared import chat, cli, loading, loglikelihood, params, provenance, records, stats, strict_json, writing
 from stages.shared.limits import Limit
 
 WAYS = ("without_request", "with_request")
@@ -53,6 +54,32 @@ def draw(examples: Sequence[Example], known: set[str], size: int) -> list[Exampl
             seen.add(example.answer)
             groups.add(example.group)
     return sample[:size]
+
+
+def alike(train: Sequence[Example], test: Sequence[Example], size: int) -> list[list[Example]]:
+    """As many rows of both, and as many of each shape: the values of an answer that both splits use.
+
+    A title before `"priority":"medium","due_date":null` is easier to go on from than one before a rare date. A split
+    with more of them would seem memorised.
+    """
+    used = [{example.id: fields(example) for example in part} for part in (train, test)]
+    both = set.intersection(*(set().union(*part.values()) for part in used))
+    shapes = [{name: frozenset(own & both) for name, own in part.items()} for part in used]
+    room, samples = Counter(shapes[0].values()), []
+    for part, shape in ((test, shapes[1]), (train, shapes[0])):
+        sample: list[Example] = []
+        for example in part:
+            if len(sample) < size and room[shape[example.id]]:
+                room[shape[example.id]] -= 1
+                sample.append(example)
+        samples.append(sample)
+        room = Counter(shape[example.id] for example in sample)
+    return samples[::-1]
+
+
+def fields(example: Example) -> set[str]:
+    """`"name":value` of each field of the answer."""
+    return {f'"{name}":{strict_json.compact(value)}' for name, value in strict_json.parse(example.answer).items()}
 
 
 def query(tokenizer: Any, way: str, example: Example) -> loglikelihood.Query:
@@ -100,10 +127,13 @@ def main(train: Path, test: Path, merged: Path, metrics: Path, detail: Path) -> 
     origin = provenance.computed_from(merged / "made_from.json", libraries, train=train, test=test)
     rows = {name: records.read(path, Example, extra="ignore") for name, path in (("train", train), ("test", test))}
     both = set.intersection(*({example.answer for example in part} for part in rows.values()))
-    samples = {name: draw(part, both, settings.sample) for name, part in rows.items()}
-    for name, sample in samples.items():
+    drawn = {name: draw(part, both, len(part)) for name, part in rows.items()}
+    for name, sample in drawn.items():
         if not sample:
             raise cli.InputError(f"every {name} answer occurs in the other split too: nothing to compare")
+    samples = dict(zip(drawn, alike(drawn["train"], drawn["test"], settings.sample), strict=True))
+    if not samples["train"]:
+        raise cli.InputError("no training answer has the shape of a test answer: nothing to compare")
     key, device = loading.device(params.load("compute", loading.Params).device)
     tokenizer = loading.load_tokenizer(merged)
     model = loading.load_model(merged, device.generate_dtype, device.name)

@@ -141,7 +141,7 @@ def test_the_table_names_every_system(clone: Path) -> None:
 def test_dvc_shows_few_columns_and_the_plots(clone: Path) -> None:
     shown = json.loads(run(clone, "dvc", "metrics", "show", "--json"))[""]["data"]
     assert set(shown) == {
-        f"metrics/{name}.json" for name in ("validate", "train", "evaluate", "behaviour", "retention", "memorisation")
+        f"metrics/{name}.json" for name in ("train", "headline", "behaviour", "retention", "memorisation")
     }
     run(clone, "dvc", "plots", "show")
     page = (clone / "dvc_plots" / "index.html").read_text(encoding="utf-8")

@@ -104,6 +104,16 @@ def test_answers_of_both_splits_are_left_out_and_each_counts_once() -> None:
     assert len(memorisation.draw(talk, set(), 9)) == 1
 
 
+def test_the_splits_are_compared_on_answers_of_the_same_shape() -> None:
+    """Defaults that both splits use are a shape; a title, or a value of one split only, is not."""
+    plain, rare = '{"title":"%s","priority":"medium"}', '{"title":"%s","priority":"low"}'
+    train = [*(row(f"p{n}", plain % f"a{n}") for n in range(5)), row("r", rare % "b"), row("o", rare % "b2")]
+    test = [row("x", rare % "c"), row("y", plain % "d"), row("z", '{"title":"e","priority":"high"}')]
+    found = memorisation.alike(train, test, 9)
+    assert [[example.id for example in part] for part in found] == [["p0", "r"], ["x", "y"]]
+    assert [[example.id for example in part] for part in memorisation.alike(train, test, 1)] == [["r"], ["x"]]
+
+
 def test_what_was_left_out_is_counted(here: Path, merged: Path) -> None:
     configure(here, memorisation={"sample": 1})
     assert run(merged, [*TEST, TRAIN[0]]).exit_code == 0
