@@ -157,7 +157,7 @@ def test_what_was_killed_is_unsound_or_whole_and_the_next_run_finishes_it(
         running.wait()
         # Git sees data and metrics, DVC the models.
         sound = record.is_recorded(history.working_tree())
-        if sound and not subprocess.run(["dvc", "status", "--quiet"], check=False).returncode:
+        if sound and not subprocess.run([sys.executable, "-m", "dvc", "status", "-q"], check=False).returncode:
             assert toy.state(repository) in (old, new)
     toy.run(repository, "python", "-m", "tools.mend")
     toy.run(repository, *command)
