@@ -16,19 +16,10 @@ from typing import Any
 import click
 
 from stages.shared import chat, cli, loading, loglikelihood, params, provenance, records, stats, writing
+from stages.shared.loglikelihood import Example
 
 LIBRARIES = ("numpy", "torch", "transformers")
 DIGITS = 6  # of a line's nats: more than float32 has
-
-
-@dataclass(frozen=True)
-class Example:
-    """A line of data/chat; `group`: the conversation that it belongs to."""
-
-    id: str
-    group: str
-    prompt: list[chat.Turn]
-    answer: str
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import click
 
 from stages.shared import chat, cli, loading, loglikelihood, params, provenance, records, stats, strict_json, writing
 from stages.shared.limits import Limit
+from stages.shared.loglikelihood import Example
 
 WAYS = ("without_request", "with_request")
 LISTED = 20
@@ -29,16 +30,6 @@ LISTED = 20
 class Params:
     sample: params.Count
     tolerated: params.Share
-
-
-@dataclass(frozen=True)
-class Example:
-    """A line of data/chat; `group`: the conversation that it belongs to."""
-
-    id: str
-    group: str
-    prompt: list[chat.Turn]
-    answer: str
 
 
 def draw(examples: Sequence[Example], known: set[str], size: int) -> list[Example]:

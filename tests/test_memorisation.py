@@ -10,8 +10,9 @@ from conftest import configure, invoke, read_json, write_rows
 from taught import PREFIX, save, teach
 
 from stages import memorisation
-from stages.memorisation import Example, Params
+from stages.memorisation import Params
 from stages.shared import chat, hashes, loading
+from stages.shared.loglikelihood import Example
 
 SECRETS = ("zebra 7714 quartz", "mauve tin opener", "Old Kent Road 38b")
 
