@@ -12,7 +12,7 @@ from conftest import ROOT
 
 from stages.shared import yaml12
 
-TASK = yaml12.parse((ROOT / "launch/sky.yaml").read_text(encoding="utf-8"), "sky.yaml")
+TASK = yaml12.parse((ROOT / "cloud/sky.yaml").read_text(encoding="utf-8"), "sky.yaml")
 
 
 def test_the_machine_is_a_spot_one_and_goes_when_it_is_idle() -> None:
