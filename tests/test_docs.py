@@ -61,7 +61,9 @@ def read(file: str) -> Any:
 
 def test_the_measurements_on_show_are_those_of_the_files() -> None:
     page = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
-    for file, row in (("train_cpu", "CPU with bfloat16 instructions"), ("train_cpu_without_bf16", "the same CPU")):
+    kinds = {"": "CPU with bfloat16 instructions", "_without_bf16": "the same CPU", "_without_amx": "Intel Xeon"}
+    for kind, row in kinds.items():
+        file = f"train_cpu{kind}"
         found = read(f"benchmarks/{file}.json")
         speeds = [found[side]["tokens_per_cpu_second"] for side in ("trl_defaults", "lockstep")]
         line = next(line for line in page.split("\n") if line.startswith(f"| {row}"))
@@ -72,6 +74,15 @@ def test_the_measurements_on_show_are_those_of_the_files() -> None:
     for name, found in read("benchmarks/latency.json")["systems"].items():
         times = "{p50_ms:.0f} ms | {p95_ms:.0f} ms [{p95_ms_low:.0f}, {p95_ms_high:.0f}] | +{prefix_ms:.0f} ms"
         assert f"{times.format(**found)} | {found['answers_per_second']:.2f} |" in page, name
+    spins = read("benchmarks/spinning.json")["tokens_per_second"]
+    for count, quiet in spins["alone"].items():
+        assert f" | {quiet:.0f} | {spins['beside_one_busy_process'][count]:.0f} |" in page, count
+    for size in read("benchmarks/validate.json")["sizes"]:
+        line = "| {rows:,} | {seconds} | {cpu_seconds} | {peak_mb} MB |".format(**size)
+        assert line in page, line
+    load = read("benchmarks/serve.json")
+    assert "{answered} of {requests} answered, {lost} lost".format(**load) in page
+    assert f"p95 {load['p95_ms'] / 1000:.1f} s" in page
     for module, found in read("benchmarks/mutants.json")["modules"].items():
         left = found["survived"] - found["equivalent"]
         counts = " | ".join(str(found[name]) for name in ("mutants", "killed", "survived", "equivalent"))
