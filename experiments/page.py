@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from stages.shared import cli, replacing, strict_json
+from stages.shared import cli, strict_json, writing
 from tools import table
 
 FOLDER = Path("metrics/experiments")
@@ -139,7 +139,7 @@ def main(page: Path) -> None:
         raise cli.InputError(f"{page}: {error}") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise cli.InputError(f"{FOLDER}: not the figures that this version writes ({error!r})") from error
-    with replacing.file(page) as file:
+    with writing.replacing(page) as file:
         file.write(document)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from stages.shared import cli, hashes, params, replacing, scoring, strict_json, writing, yaml12
+from stages.shared import cli, hashes, params, scoring, strict_json, writing, yaml12
 
 MODEL = ("train", "merge", "predict", "evaluate")  # from chat rows to verdicts
 MERGED = "models/merged"
@@ -59,7 +59,7 @@ def prepare(folder: Path, changes: Mapping[str, Any], rows: Mapping[str, Iterabl
         raise cli.InputError(f"{folder} holds a trial of other rows, params or code; remove it or name another folder")
     writing.write_json(record, made_of)
     for path, text in (texts | {"params.yaml": yaml.safe_dump(document, sort_keys=False)}).items():
-        with replacing.file(folder / path) as file:
+        with writing.replacing(folder / path) as file:
             file.write(text)
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import click
 
-from stages.shared import cli, loading, params, replacing, strict_json
+from stages.shared import cli, loading, params, strict_json, writing
 
 ARCHITECTURES = {
     "LlamaForCausalLM": "LLAMA",
@@ -274,7 +274,7 @@ def convert(merged: Path, scale: str, out: Path) -> None:
 def main(merged: Path, out: Path) -> None:
     cli.end_with_caller()
     settings = params.load("gguf", Params)
-    with replacing.folder(out) as folder:
+    with writing.replacing_folder(out) as folder:
         if settings.type != "none":
             convert(merged, settings.type, folder)
     click.echo(f"gguf: {settings.type} -> {out}", err=True)

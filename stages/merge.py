@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import click
 
-from stages.shared import chat, cli, generate, loading, params, quantised, replacing, strict_json
+from stages.shared import chat, cli, generate, loading, params, quantised, strict_json, writing
 
 SHARD = 5 * 10**9  # most bytes of one file, unless a single matrix is larger; what the host holds at once
 
@@ -113,7 +113,7 @@ def main(base: Path, adapter: Path, out: Path) -> None:
     with loading.reading(adapter, "adapter_config.json"):
         model = PeftModel.from_pretrained(quantised.load(base, device), adapter).get_base_model()
     config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
-    with replacing.folder(out) as folder:
+    with writing.replacing_folder(out) as folder:
         save(config, settings.dtype, folder, partial(weight, model))
         generate.config(generate.stop_ids(model, tokenizer), predict.max_new_tokens).save_pretrained(folder)
         exported.save_pretrained(folder)

@@ -17,7 +17,7 @@ import pytest
 import toy
 from conftest import ROOT
 
-from stages.shared import replacing, writing, yaml12
+from stages.shared import writing, yaml12
 from tools import mend
 from versions import history, record
 
@@ -29,7 +29,7 @@ def file_of(path: Path, mark: str) -> None:
 
 
 def folder_of(path: Path, mark: str) -> None:
-    with replacing.folder(path) as folder:
+    with writing.replacing_folder(path) as folder:
         for number in range(30):
             (folder / str(number)).write_text(mark * 30_000, encoding="utf-8")
 
@@ -84,8 +84,24 @@ def test_two_writers_at_once_mix_nothing(tmp_path: Path, write: Callable[[Path, 
         allowed.append(content(path))
     for _ in range(5):
         pids = [child(partial(write, path, mark)) for mark in "ab"]
-        assert 0 in map(status, pids), "one of them is through"
+        assert 0 in [status(pid) for pid in pids], "one of them is through"
         assert content(path) in allowed
+
+
+def test_a_writer_leaves_what_another_one_is_writing(tmp_path: Path) -> None:
+    path = tmp_path / "result"
+    with writing.replacing_folder(path) as folder:
+        (folder / "first").write_text("a", encoding="utf-8")
+        assert status(child(partial(folder_of, path, "b"))) == 0
+        assert (folder / "first").is_file()
+
+
+def test_a_writer_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    gone = child(lambda: None)
+    status(gone)
+    (tmp_path / f".result.{gone}.part").mkdir()
+    folder_of(tmp_path / "result", "b")
+    assert [file.name for file in tmp_path.iterdir()] == ["result"]
 
 
 def full_disk() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from stages.shared import cli, replacing
+from stages.shared import cli, writing
 
 IN_GIT = ("systems", "by_kind")
 # Colours of text and of grid lines; the background is left out. The page takes the reader's own text colour.
@@ -87,7 +87,7 @@ def main(pictures: Path, page_file: Path) -> None:
         for theme, colours in (("light", LIGHT), ("dark", DARK)):
             drawn[pictures / f"{name}-{theme}.svg"] = svg(plots[name], colours)
     for path, text in drawn.items():
-        with replacing.file(path) as file:
+        with writing.replacing(path) as file:
             file.write(text)
     click.echo(f"wrote {page_file} and {pictures}/*.svg", err=True)
 

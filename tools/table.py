@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from stages.shared import cli, replacing, strict_json
+from stages.shared import cli, strict_json, writing
 
 GAINS = {"gain_over_few_shot": "tuned over few_shot", "constrained_over_tuned": "constrained over tuned"}
 COLUMNS = {
@@ -155,7 +155,7 @@ def main(metrics: Path, write: tuple[Path, ...]) -> None:
             document = put_all(page.read_text(encoding="utf-8"), parts)
         except (cli.InputError, OSError, UnicodeDecodeError) as error:
             raise MarkError(f"{page}: {error}") from error
-        with replacing.file(page) as file:
+        with writing.replacing(page) as file:
             file.write(document)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from shutil import rmtree
 from typing import Any
 
-from stages.shared import replacing
+from stages.shared import writing
 from stages.shared.cli import InputError
 from versions import dvc_cache, history, names, record
 from versions.dvc_cache import Finding
@@ -125,7 +125,7 @@ def noted() -> list[str]:
 
 
 def take_note(commits: Iterable[str]) -> None:
-    with replacing.file(note()) as file:
+    with writing.replacing(note()) as file:
         file.write("\n".join([history.resolve("HEAD"), *dict.fromkeys(commits)]))
 
 

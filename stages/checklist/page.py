@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stages.checklist.verdicts import Verdict
-from stages.shared import replacing
+from stages.shared import writing
 
 TEMPLATE = """<!doctype html>
 <html lang="en">
@@ -42,5 +42,5 @@ def write(file: Path, lines: Sequence[str], verdicts: Sequence[Verdict]) -> None
 
     environment = Environment(autoescape=True, trim_blocks=True)
     environment.filters["figure"] = lambda number: "" if number is None else f"{number:.3g}"
-    with replacing.file(file) as page:
+    with writing.replacing(file) as page:
         page.write(environment.from_string(TEMPLATE).render(lines=lines, verdicts=verdicts) + "\n")
