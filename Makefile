@@ -3,7 +3,7 @@ PYTHON ?= $(firstword $(foreach version,3.11 3.12 3.13,$(shell command -v python
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Idle OpenMP threads sleep after a short spin; stages/shared/loading.py says why.
+# Idle OpenMP threads sleep after a short spin; stages/model/loading.py says why.
 export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 2000
 
@@ -42,7 +42,7 @@ lock: .venv/installed  ## constraints.txt from pyproject.toml: what is missing i
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --custom-compile-command 'make lock' --output-file constraints.txt --quiet $(UPGRADE)
 
-# Minutes for a module with its own tests: make mutants ONLY='stages.shared.stats.*' TESTS=test_stats
+# Minutes for a module with its own tests: make mutants ONLY='stages.scores.stats.*' TESTS=test_stats
 mutants: .venv/installed  ## which faults in the code would no test notice: hours; see [tool.mutmut] in pyproject.toml
 	$(if $(TESTS),PYTEST_ADDOPTS='-k "$(TESTS)"') mutmut run --max-children 1 $(ONLY)
 	mutmut results

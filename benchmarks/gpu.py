@@ -26,8 +26,10 @@ from benchmarks import latency
 from benchmarks import memory as shapes
 from planning import memory
 from stages import merge, train
-from stages.shared import cli, loading, params, prefix_sharing, quantised, writing
-from stages.shared.loading import Device
+from stages.core import cli, params
+from stages.data import writing
+from stages.model import loading, prefix_sharing, quantised
+from stages.model.loading import Device
 from tools import plan
 
 LIBRARIES = (*train.LIBRARIES, "safetensors")
@@ -110,7 +112,7 @@ def lockstep(shape: Shape, key: str, base: Path, scratch: Path) -> Any:
     device, known, rows = loading.DEVICES[key], settings(shape, key), rows_of(shape)
     args = train.arguments(known, device, scratch)
     args.eval_strategy = "no"
-    return train.make_trainer(quantised.load(base, device), shapes.tokenizer(), known, args, rows, rows)
+    return train.make_trainer(quantised.for_training(base, device), shapes.tokenizer(), known, args, rows, rows)
 
 
 def trl_defaults(shape: Shape, key: str, base: Path, scratch: Path) -> Any:

@@ -14,7 +14,11 @@ from typing import Any
 
 import click
 
-from stages.shared import chat, cli, generate, loading, params, provenance, strict_json, writing
+from stages.answers import generate
+from stages.core import cli, params, strict_json
+from stages.data import writing
+from stages.model import chat, loading
+from stages.scores import provenance
 
 BASE, MERGED, CHAT = Path("models/base"), Path("models/merged"), Path("data/chat")
 SEED = 17  # which test rows

@@ -65,7 +65,8 @@ def measure(name: str, wanted: str) -> dict[str, Any]:
 
     from planning import memory
     from stages import train
-    from stages.shared import loading, params, prefix_sharing, quantised
+    from stages.core import params
+    from stages.model import loading, prefix_sharing, quantised
     from tools import plan
 
     facts, count, length, scored = SHAPES[name]
@@ -82,7 +83,7 @@ def measure(name: str, wanted: str) -> dict[str, Any]:
         args = train.arguments(settings, device, base / "scratch")
         args.eval_strategy = "no"
         before = psutil.Process().memory_info().rss if device.name == "cpu" else 0
-        model = quantised.load(base, device)
+        model = quantised.for_training(base, device)
         loaded = train.peak_memory(device) - before
         trainer = train.make_trainer(model, tokenizer(), settings, args, rows, rows)
         train.run(trainer)

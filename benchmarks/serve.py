@@ -24,7 +24,10 @@ from typing import Any
 import click
 
 from benchmarks import latency
-from stages.shared import cli, loading, params, provenance, writing
+from stages.core import cli, params
+from stages.data import writing
+from stages.model import loading
+from stages.scores import provenance
 
 PATH, JSON = "/v1/chat/completions", {"Content-Type": "application/json"}
 PAUSE = 0.1  # seconds between two tries of a hostile client

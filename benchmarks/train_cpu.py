@@ -30,7 +30,7 @@ def defaults_trainer(rows: list[dict[str, Any]], base: Path, scratch: Path, _: s
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from trl import SFTConfig, SFTTrainer
 
-    from stages.shared import loading
+    from stages.model import loading
 
     quantisation = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -59,21 +59,23 @@ def lockstep_trainer(rows: list[dict[str, Any]], base: Path, scratch: Path, want
     from datasets import Dataset
 
     from stages import train
-    from stages.shared import loading, params, quantised
+    from stages.core import params
+    from stages.model import loading, quantised
 
     settings = replace(params.load("train", train.Params), epochs=1.0)
     device = loading.device(wanted)[1]
     args = train.arguments(settings, device, scratch)
     args.eval_strategy = "no"
     data = Dataset.from_list(rows)
-    model, tokenizer = quantised.load(base, device), loading.load_tokenizer(base)
+    model, tokenizer = quantised.for_training(base, device), loading.load_tokenizer(base)
     return train.make_trainer(model, tokenizer, settings, args, data, data)
 
 
 def measure(side: str, count: int, base: Path, file: Path, prefix: Path, wanted: str) -> dict[str, Any]:
     """Train one side on the first `count` rows, encoded once for both."""
     from stages import train
-    from stages.shared import loading, strict_json
+    from stages.core import strict_json
+    from stages.model import loading
 
     tokenizer = loading.load_tokenizer(base)
     turns = strict_json.read(prefix)
@@ -102,7 +104,7 @@ def machine(wanted: str) -> dict[str, Any]:
 
     import torch
 
-    from stages.shared import loading
+    from stages.model import loading
 
     names = ("torch", "transformers", "trl", "peft", "bitsandbytes")
     return {

@@ -21,7 +21,8 @@ from typing import Any
 
 import click
 
-from stages.shared import rows, strict_json, writing
+from stages.core import strict_json
+from stages.data import rows, writing
 
 SIZES = (1000, 10_000, 100_000)
 KEPT_OUT = re.compile(r"^(a|an|the|my|our|some|asap|urgent)$|day$|tonight|tomorrow|task|todo|reminder")

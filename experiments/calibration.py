@@ -26,7 +26,9 @@ import click
 from experiments import seeds
 from review import compare
 from review.compare import Gate, Metric, Noise, Outcome, Rule
-from stages.shared import cli, stats, writing
+from stages.core import cli
+from stages.data import writing
+from stages.scores import stats
 from versions import history
 
 if TYPE_CHECKING:

@@ -22,8 +22,11 @@ from typing import Any
 import click
 
 from experiments import trial
-from stages.shared import chat, cli, loading, params, quantised, stats, strict_json, writing
-from stages.shared.loglikelihood import Query, rate
+from stages.answers.loglikelihood import Query, rate
+from stages.core import cli, params, strict_json
+from stages.data import writing
+from stages.model import chat, loading, quantised
+from stages.scores import stats
 
 KINDS, TIMES, EACH = ("said", "unsaid"), (1, 2, 8), 8
 CODES, SEED = 256, 17  # codes that a canary is ranked among, itself included: at most 8 bits

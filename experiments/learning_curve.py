@@ -17,7 +17,9 @@ import click
 
 from experiments import trial
 from stages import train
-from stages.shared import cli, params, stats, strict_json, writing
+from stages.core import cli, params, strict_json
+from stages.data import writing
+from stages.scores import stats
 
 SIZES = (50, 100, 200, 400, 800)
 STEPS = 150  # with fewer, a size says more about the time it was given than about the rows

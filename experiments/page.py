@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from stages.shared import cli, strict_json, writing
+from stages.core import cli, strict_json
+from stages.data import writing
 from tools import table
 
 FOLDER = Path("metrics/experiments")

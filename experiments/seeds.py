@@ -25,7 +25,9 @@ import click
 
 from experiments import trial
 from stages import train
-from stages.shared import cli, hashes, params, scoring, strict_json, writing
+from stages.core import cli, hashes, params, strict_json
+from stages.data import writing
+from stages.scores import scoring
 
 SCRATCH = Path(".dvc/tmp/seeds")
 OUT = Path("metrics/experiments/seeds.json")

@@ -20,7 +20,9 @@ import click
 
 from experiments import trial
 from stages import train
-from stages.shared import cli, params, stats, strict_json, writing
+from stages.core import cli, params, strict_json
+from stages.data import writing
+from stages.scores import stats
 
 Row = dict[str, Any]
 LARGE, SMALL, DOSES = 500, (50, 100), (0.5, 0.9)

@@ -15,7 +15,9 @@ from typing import Any
 
 import click
 
-from stages.shared import cli, hashes, params, scoring, strict_json, writing, yaml12
+from stages.core import cli, hashes, params, strict_json, yaml12
+from stages.data import writing
+from stages.scores import scoring
 
 MODEL = ("train", "merge", "predict", "evaluate")  # from chat rows to verdicts
 MERGED = "models/merged"

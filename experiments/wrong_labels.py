@@ -16,7 +16,9 @@ from typing import Any
 import click
 
 from experiments import trial
-from stages.shared import cli, stats, strict_json, writing
+from stages.core import cli, strict_json
+from stages.data import writing
+from stages.scores import stats
 from tools import suspects
 
 Row = dict[str, Any]

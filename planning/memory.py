@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.shared.cli import InputError
+from stages.core.cli import InputError
+from stages.model.quantised import IN_FULL
 
 KINDS = ("llama", "mistral", "smollm3", "qwen2")
 MARGIN = 1.1  # predictions were off by up to a tenth (benchmarks/memory.json)
@@ -123,16 +124,23 @@ def quantised(shape: Shape, run: Run) -> float:
     return weights
 
 
+def trained(shape: Shape, run: Run) -> float:
+    """Bytes of the base that an adapter is attached to; see quantised.for_training."""
+    full = run.bytes_per_value * shape.parameters
+    mapped = 2 * shape.linear if run.bytes_per_value < FLOAT32 else 0
+    return full + mapped if run.on_cpu and full <= IN_FULL else quantised(shape, run)
+
+
 def parts(shape: Shape, run: Run) -> dict[str, float]:
     """Bytes by part; their sum is the peak."""
-    size, trained = run.bytes_per_value, shape.adapter(run.rank)
+    size, adapter = run.bytes_per_value, shape.adapter(run.rank)
     saved, head = activations(shape, run), logits(shape, run)
-    adapters = trained * (FLOAT32 + (size if size < FLOAT32 else 0))  # autocast keeps a 16-bit copy for a whole step
+    adapters = adapter * (FLOAT32 + (size if size < FLOAT32 else 0))  # autocast keeps a 16-bit copy for a whole step
     # Backwards through one MLP: gradients of what it saved, and its largest weight dequantised. Never beside the head.
     workspace = size * shape.intermediate * (5 * run.tokens + 2 * shape.hidden)
-    state = {"adapters": adapters, "gradients": FLOAT32 * trained, "optimizer": ADAMW * trained, "activations": saved}
+    state = {"adapters": adapters, "gradients": FLOAT32 * adapter, "optimizer": ADAMW * adapter, "activations": saved}
     return {
-        "weights": quantised(shape, run),
+        "weights": trained(shape, run),
         **state,
         "logits": head,
         "workspace": max(0.0, workspace - head),

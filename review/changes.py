@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from review import rows
 from review.compare import Outcome, Pair, Rule
 from review.inert import Safe
-from stages.shared.rows import Row
+from stages.data.rows import Row
 from versions import history
 
 # Code that decides the verdict: who changes it changes the judge. A test holds the list to the imports.
-JUDGE = [".ci", ".github", "gate.yaml", "review", "stages/evaluate.py", "tools/report.py", "versions"]
-JUDGE += [f"stages/shared/{name}.py" for name in ("cli", "contract", "examples", "limits", "params", "records", "rows")]
-JUDGE += [f"stages/shared/{name}.py" for name in ("scoring", "stats", "strict_json", "text", "yaml12")]
+JUDGE = [".ci", ".github", "gate.yaml", "review", "stages/core", "stages/data", "stages/evaluate.py", "stages/scores"]
+JUDGE += ["tools/report.py", "versions"]
 NOTED = {
     "⚠️ **The gate's own code changed**, which judges once this is merged": JUDGE,
     "Code of the pipeline changed": ["dvc.yaml", "expectations", "stages"],

@@ -14,9 +14,10 @@ from typing import Annotated, Any, TypeVar
 
 from annotated_types import Gt, Lt, MinLen
 
-from stages.shared import params, scoring, stats, strict_json
-from stages.shared.cli import InputError
-from stages.shared.stats import Comparison
+from stages.core import params, strict_json
+from stages.core.cli import InputError
+from stages.scores import scoring, stats
+from stages.scores.stats import Comparison
 from versions import history, record
 
 GATE, SEEDS = "gate.yaml", "metrics/experiments/seeds.json"

@@ -11,8 +11,8 @@ from typing import Any
 from review import compare
 from review.changes import Listing, flips
 from review.compare import Check, Gate, Outcome, Outcomes, Paired, Rule, text
-from stages.shared.cli import InputError
-from stages.shared.limits import Limit
+from stages.core.cli import InputError
+from stages.scores.limits import Limit
 from versions import history
 from versions.record import Problem
 

@@ -13,8 +13,8 @@ from review import changes, compare, inert, kept
 from review.changes import Line, Listing, Note
 from review.compare import Check, Gate, Likelihood, Metric, Noise, Outcomes, Pair, Paired
 from review.inert import Safe
-from stages.shared.cli import InputError
-from stages.shared.scoring import METRICS
+from stages.core.cli import InputError
+from stages.scores.scoring import METRICS
 from versions import history, names, record
 from versions.record import Problem
 

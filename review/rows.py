@@ -8,8 +8,9 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from stages.shared import rows, strict_json, text
-from stages.shared.rows import Row
+from stages.core import strict_json, text
+from stages.data import rows
+from stages.data.rows import Row
 from versions import history
 
 TURN = " ⏎ "

@@ -12,9 +12,11 @@ from typing import Any
 
 import click
 
-from stages.shared import behaviours, cli, contract, params, provenance, records, stats, strict_json, writing
-from stages.shared.rows import Turn
-from stages.shared.scoring import Prediction
+from stages.core import cli, params, strict_json
+from stages.data import behaviours, contract, records, writing
+from stages.data.rows import Turn
+from stages.scores import provenance, stats
+from stages.scores.scoring import Prediction
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Build the chat data: one example per assistant turn, a stable held-out split, and each system's prompt.
 
 In: data/validated/{train,test}.jsonl, the behaviour tests, the contract, the base model's tokenizer. Out:
-data/chat/{train,valid,test,behaviour}.jsonl, a line per example (stages/shared/examples.py); data/chat/refused.jsonl
+data/chat/{train,valid,test,behaviour}.jsonl, a line per example (stages/data/examples.py); data/chat/refused.jsonl
 with rows longer than chat.max_length; data/chat/prefix/<system>.json with the turns that a system puts before each
 request; a metrics file.
 """
@@ -15,20 +15,10 @@ from typing import Any
 
 import click
 
-from stages.shared import (
-    behaviours,
-    chat,
-    cli,
-    contract,
-    examples,
-    loading,
-    params,
-    records,
-    strict_json,
-    text,
-    writing,
-)
-from stages.shared.examples import Example
+from stages.core import cli, params, strict_json, text
+from stages.data import behaviours, contract, examples, records, writing
+from stages.data.examples import Example
+from stages.model import chat, loading
 
 
 @dataclass(frozen=True)

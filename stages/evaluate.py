@@ -12,9 +12,11 @@ from typing import Any
 
 import click
 
-from stages.shared import cli, contract, params, provenance, records, scoring, stats, writing
-from stages.shared.examples import Example
-from stages.shared.scoring import Score
+from stages.core import cli, params
+from stages.data import contract, records, writing
+from stages.data.examples import Example
+from stages.scores import provenance, scoring, stats
+from stages.scores.scoring import Score
 
 TUNED = "tuned"  # the system that the plots show and the held-out rows are answered by
 GAINS = {"gain_over_few_shot": ("few_shot", TUNED), "constrained_over_tuned": (TUNED, "constrained")}

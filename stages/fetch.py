@@ -19,7 +19,7 @@ from typing import Literal
 
 import click
 
-from stages.shared import cli, hashes, params, strict_json
+from stages.core import cli, hashes, params, strict_json
 
 WANTED = (
     "*.safetensors",

@@ -16,7 +16,9 @@ from typing import Any, Literal
 
 import click
 
-from stages.shared import cli, loading, params, strict_json, writing
+from stages.core import cli, params, strict_json
+from stages.data import writing
+from stages.model import loading
 
 ARCHITECTURES = {
     "LlamaForCausalLM": "LLAMA",

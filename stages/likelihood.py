@@ -15,8 +15,12 @@ from typing import Any
 
 import click
 
-from stages.shared import chat, cli, loading, loglikelihood, params, provenance, records, stats, writing
-from stages.shared.loglikelihood import Example
+from stages.answers import loglikelihood
+from stages.answers.loglikelihood import Example
+from stages.core import cli, params
+from stages.data import records, writing
+from stages.model import chat, loading
+from stages.scores import provenance, stats
 
 LIBRARIES = ("numpy", "torch", "transformers")
 DIGITS = 6  # of a line's nats: more than float32 has

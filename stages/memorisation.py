@@ -18,9 +18,13 @@ from typing import Any
 
 import click
 
-from stages.shared import chat, cli, loading, loglikelihood, params, provenance, records, stats, strict_json, writing
-from stages.shared.limits import Limit
-from stages.shared.loglikelihood import Example
+from stages.answers import loglikelihood
+from stages.answers.loglikelihood import Example
+from stages.core import cli, params, strict_json
+from stages.data import records, writing
+from stages.model import chat, loading
+from stages.scores import provenance, stats
+from stages.scores.limits import Limit
 
 WAYS = ("without_request", "with_request")
 LISTED = 20

@@ -17,7 +17,10 @@ from typing import Any, Literal
 
 import click
 
-from stages.shared import chat, cli, generate, loading, params, quantised, strict_json, writing
+from stages.answers import generate
+from stages.core import cli, params, strict_json
+from stages.data import writing
+from stages.model import chat, loading, quantised
 
 SHARD = 5 * 10**9  # most bytes of one file, unless a single matrix is larger; what the host holds at once
 

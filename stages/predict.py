@@ -14,20 +14,10 @@ from typing import Any
 
 import click
 
-from stages.shared import (
-    chat,
-    cli,
-    generate,
-    grammar,
-    grounding,
-    loading,
-    params,
-    records,
-    strict_json,
-    timing,
-    writing,
-    yaml12,
-)
+from stages.answers import generate, grammar, grounding
+from stages.core import cli, params, strict_json, timing, yaml12
+from stages.data import records, writing
+from stages.model import chat, loading
 
 
 @dataclass(frozen=True)

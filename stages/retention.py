@@ -19,9 +19,13 @@ from typing import Annotated, Any
 import click
 from annotated_types import Ge, MinLen
 
-from stages.shared import chat, cli, loading, loglikelihood, params, provenance, quantised, records, stats, writing
-from stages.shared.limits import Limit
-from stages.shared.loglikelihood import Query
+from stages.answers import loglikelihood
+from stages.answers.loglikelihood import Query
+from stages.core import cli, params
+from stages.data import records, writing
+from stages.model import chat, loading, quantised
+from stages.scores import provenance, stats
+from stages.scores.limits import Limit
 
 CONTEXT = 8  # tokens of a paragraph that are given and not scored: what begins a text for a chat model is a turn
 HEADLINE = {"base": "before", "tuned": "after", "change": "difference"}

@@ -5,35 +5,21 @@ made_from.json (what it was made from), metrics, the loss curves, and a timing f
 """
 
 import json
-import math
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
-from stages.shared import (
-    chat,
-    checkpoints,
-    cli,
-    hashes,
-    launching,
-    loading,
-    params,
-    prefix_sharing,
-    quantised,
-    strict_json,
-    timing,
-)
-from stages.shared.prefix_sharing import IGNORED
-from stages.shared.row_losses import RowLosses, table
+from stages.core import cli, hashes, params, strict_json, timing
+from stages.model import chat, checkpoints, launching, loading, prefix_sharing, quantised
+from stages.model.prefix_sharing import IGNORED
+from stages.model.row_losses import table
 
 LIBRARIES = ("accelerate", "bitsandbytes", "datasets", "peft", "torch", "transformers", "trl")
 
@@ -58,6 +44,14 @@ def encode(tokenizer: Any, prefix: list[chat.Turn], example: dict[str, Any]) -> 
     prompt = chat.prompt_ids(tokenizer, chat.with_prefix(prefix, example["prompt"]))
     answer = chat.answer_ids(tokenizer, example["answer"])
     return {"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer}
+
+
+def check_shape(place: str, example: Any) -> None:
+    """Raises InputError naming the place of a row that `build` would not write."""
+    texts = isinstance(example, dict) and {type(example.get(name)) for name in ("id", "answer")} == {str}
+    if not texts:
+        raise cli.InputError(f"{place}: an object with texts id and answer and a list prompt is expected")
+    chat.check_turns(f"{place}: prompt", example.get("prompt"))
 
 
 def check_labels(name: str, row: dict[str, list[int]], answer: str, tokenizer: Any, max_length: int) -> None:
@@ -86,6 +80,10 @@ def dataset(tokenizer: Any, prefix: list[chat.Turn], file: Path, max_length: int
     from datasets import Dataset
 
     examples = list(strict_json.read_jsonl(file))
+    for line, example in enumerate(examples, start=1):
+        check_shape(f"{file}:{line}", example)
+    if not examples:
+        raise cli.InputError(f"{file}: no rows")
     encoded = [encode(tokenizer, prefix, example) for example in examples]
     for example, row in zip(examples, encoded, strict=True):
         check_labels(f"{file}: {example['id']}", row, example["answer"], tokenizer, max_length)
@@ -123,7 +121,7 @@ def arguments(settings: Params, device: loading.Device, scratch: Path) -> Any:
         eval_strategy="epoch",
         prediction_loss_only=True,
         logging_steps=1,
-        save_strategy="no",  # by time instead: stages/shared/checkpoints.py
+        save_strategy="no",  # by time instead: stages/model/checkpoints.py
         save_total_limit=2,
         report_to="none",
         dataloader_num_workers=0,
@@ -132,67 +130,10 @@ def arguments(settings: Params, device: loading.Device, scratch: Path) -> Any:
 
 
 def make_trainer(model: Any, tokenizer: Any, settings: Params, args: Any, train: Any, valid: Any) -> Any:
-    """TRL's trainer with float32 adapters and, on CPU, an LM head that scores the labelled tokens only."""
-    import torch
+    """A LoRA on every linear layer of the model, ready to train."""
     from peft import LoraConfig
-    from transformers import PrinterCallback, ProgressCallback
-    from trl import SFTTrainer
 
-    class Bar(ProgressCallback):  # type: ignore[misc]
-        """transformers prints each log as a line of its own; here the loss stands beside the bar."""
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-            if self.training_bar is not None and logs and "loss" in logs:
-                self.training_bar.set_postfix(loss=logs["loss"])
-
-    class Trainer(SFTTrainer):  # type: ignore[misc]
-        def compute_loss(
-            self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-        ) -> Any:
-            """On a CPU, all logits at once, but of labelled tokens only: TRL's head needs Triton to be fast."""
-            note = self.note(inputs.pop("rows", None))
-            if args.device.type != "cpu":
-                return self.fused_loss(model, inputs, num_items_in_batch, note)
-            # The items are those of all processes, and gradients are averaged over these.
-            scale = 1 if num_items_in_batch is None else self.accelerator.num_processes
-            return labelled_loss(model, inputs, num_items_in_batch, note) * scale
-
-        def fused_loss(self, model: Any, inputs: dict[str, Any], items: Any, note: Any) -> Any:
-            """TRL's; what its head computed by token is caught on the way."""
-            outputs: list[Any] = []
-            hook = self.model.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
-            try:
-                loss = super().compute_loss(model, inputs, num_items_in_batch=items)
-            finally:
-                hook.remove()
-            note(-outputs[0].log_probs[outputs[0].label_mask])
-            return loss
-
-        def note(self, rows: Any) -> Callable[[Any], None]:
-            """What to do with the losses of a batch's labelled tokens."""
-            if rows is None or not self.model.training:
-                return lambda losses: None
-            return lambda losses: self.row_losses.note(int(self.state.epoch or 0), rows, losses)
-
-        def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
-            step = self.state.global_step % math.ceil(len(train) / settings.batch_size)
-            numbers = count(step * args.gradient_accumulation_steps)
-            batches = (self.unrepeated(batch, next(numbers), len(train)) for batch in epoch_iterator)
-            return super().get_batch_samples(batches, num_batches, device)
-
-        def evaluate(self, *given: Any, **named: Any) -> Any:
-            self.evaluated = count()
-            return super().evaluate(*given, **named)
-
-        def prediction_step(self, model: Any, inputs: dict[str, Any], *given: Any, **named: Any) -> Any:
-            inputs = self.unrepeated(inputs, next(self.evaluated), len(valid))
-            return super().prediction_step(model, inputs, *given, **named)
-
-        def unrepeated(self, batch: dict[str, Any], number: int, total: int) -> dict[str, Any]:
-            """The process's batch of that number, without what accelerate repeats so that all have as many batches."""
-            size, world = settings.micro_batch_size, self.accelerator.num_processes
-            left = max(total - (number * world + self.accelerator.process_index) * size, 0)
-            return prefix_sharing.first_rows(batch, left) if world > 1 and left < size else batch
+    from stages.model.trainer import Trainer
 
     lora = LoraConfig(
         r=settings.lora_rank,
@@ -201,26 +142,7 @@ def make_trainer(model: Any, tokenizer: Any, settings: Params, args: Any, train:
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    trainer = Trainer(
-        model=model,
-        args=args,
-        data_collator=prefix_sharing.collate,
-        train_dataset=train,
-        eval_dataset=valid,
-        processing_class=tokenizer,
-        peft_config=lora,
-    )
-    trainer.row_losses = RowLosses(len(train), math.ceil(settings.epochs), trainer.accelerator)
-    for unwanted in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(unwanted)
-    trainer.add_callback(Bar)
-    # TRL casts the adapters of a quantised model to bfloat16, where AdamW loses small updates (trl#4901).
-    for parameter in trainer.model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.to(torch.float32)
-    if len(trainer.train_dataset) != len(train):
-        raise cli.InputError(f"TRL kept {len(trainer.train_dataset)} of {len(train)} training rows")
-    return trainer
+    return Trainer(model, tokenizer, args, lora, train, valid)
 
 
 def bound_caches() -> None:
@@ -231,23 +153,6 @@ def bound_caches() -> None:
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     os.environ.setdefault("LRU_CACHE_CAPACITY", "1")
-
-
-def labelled_loss(model: Any, inputs: dict[str, Any], items: Any, note: Any = lambda losses: None) -> Any:
-    """Summed cross-entropy of the labelled tokens over `items`, their number in the whole batch (None: in this one).
-
-    `note` is called with that of each.
-    """
-    import torch
-
-    labels = inputs["labels"][0, 1:]
-    places = (labels != IGNORED).nonzero()[:, 0]
-    rest = {name: value for name, value in inputs.items() if name != "labels"}
-    logits = model(**rest, use_cache=False, logits_to_keep=places).logits.squeeze(0)
-    scores = torch.log_softmax(logits.float(), dim=-1)
-    note(torch.nn.functional.nll_loss(scores.detach(), labels[places], reduction="none"))
-    total = torch.nn.functional.nll_loss(scores, labels[places], reduction="sum")
-    return total / (max(len(places), 1) if items is None else items)
 
 
 class Clock:
@@ -304,7 +209,7 @@ def curve(history: list[dict[str, float]], name: str) -> list[dict[str, float]]:
 
 
 def write(file: Path, text: str) -> None:
-    """Written here and not by stages/shared/writing.py: how a JSON file is indented must not train again."""
+    """Written here and not by stages/data/writing.py: how a JSON file is indented must not train again."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8", newline="\n")
 
@@ -339,14 +244,18 @@ def publish(trainer: Any, out: Path, origin: dict[str, Any]) -> None:
     weights = trainer.accelerator.get_state_dict(trainer.model) if launching.sharded() else None
     if not trainer.accelerator.is_main_process:
         return
-    shutil.rmtree(out, ignore_errors=True)
-    trainer.model.save_pretrained(out, safe_serialization=True, state_dict=weights)
-    (out / "README.md").unlink(missing_ok=True)  # an empty model card
-    config = strict_json.read(out / "adapter_config.json")
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    trainer.model.save_pretrained(part, safe_serialization=True, state_dict=weights)
+    (part / "README.md").unlink(missing_ok=True)  # an empty model card
+    config = strict_json.read(part / "adapter_config.json")
     config["target_modules"] = sorted(config["target_modules"])  # a set: its order changes from run to run
-    write(out / "adapter_config.json", as_json(config))
-    adapter = hashes.of_file(out / "adapter_model.safetensors")
-    write(out / "made_from.json", as_json({**origin, "adapter": adapter}))
+    write(part / "adapter_config.json", as_json(config))
+    adapter = hashes.of_file(part / "adapter_model.safetensors")
+    write(part / "made_from.json", as_json({**origin, "adapter": adapter}))
+    if out.exists():
+        shutil.rmtree(out)
+    part.rename(out)
 
 
 def peak_memory(device: loading.Device) -> int:
@@ -361,7 +270,7 @@ def peak_memory(device: loading.Device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-@click.command(help=__doc__)
+@click.command(cls=cli.Command, help=__doc__)
 @cli.path_option("--train", "chat rows to train on")
 @cli.path_option("--valid", "chat rows held out")
 @cli.path_option("--prefix", "turns before each prompt")
@@ -391,6 +300,8 @@ def main(
     checkpoint_minutes: float,
 ) -> None:
     cli.end_with_caller()
+    if out.is_file():  # said before the training, not after it
+        raise cli.InputError(f"{out}: a file is where the adapter's folder would be")
     settings, max_length = params.load("train", Params), params.load("chat", chat.Params).max_length
     launching.launch(settings.launch, launch)
     bound_caches()
@@ -400,7 +311,7 @@ def main(
 
     set_seed(settings.seed)
     tokenizer = loading.load_tokenizer(base)
-    turns = strict_json.read(prefix)
+    turns = chat.check_turns(str(prefix), strict_json.read(prefix))
     train_set = dataset(tokenizer, turns, train, max_length)
     valid_set = dataset(tokenizer, turns, valid, max_length)
     origin = {
@@ -416,7 +327,7 @@ def main(
     }
     store = checkpoints.Store(checkpoint_folder, {**origin, "code": checkpoints.code()})
     args = arguments(settings, device, store.folder)
-    trainer = make_trainer(quantised.load(base, device), tokenizer, settings, args, train_set, valid_set)
+    trainer = make_trainer(quantised.for_training(base, device), tokenizer, settings, args, train_set, valid_set)
     seconds = run_or_resume(trainer, store, checkpoint_minutes)
     tokens = sum(map(len, train_set["input_ids"]))
     publish(trainer, out, origin)

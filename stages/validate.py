@@ -32,7 +32,8 @@ from stages.checklist import (
 )
 from stages.checklist.row import Table, Tables, flag, sound
 from stages.checklist.verdicts import Verdict
-from stages.shared import cli, contract, params, rows, writing
+from stages.core import cli, params
+from stages.data import contract, rows, writing
 
 SHOWN = 20  # refused rows named on the terminal; all of them are in the file
 STOPPING = {"critical": {"critical"}, "warning": {"critical", "warning"}, "never": set[str]()}

@@ -61,7 +61,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer(base: Path) -> Any:
-    from stages.shared import loading
+    from stages.model import loading
 
     return loading.load_tokenizer(base)
 
@@ -84,7 +84,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def configure(folder: Path, **sections: dict[str, Any]) -> None:
     """Change some values of the folder's params.yaml."""
-    from stages.shared import yaml12
+    from stages.core import yaml12
 
     file = folder / "params.yaml"
     document = yaml12.parse(file.read_text(encoding="utf-8"), "params.yaml")

@@ -31,7 +31,7 @@ def teach(model: Any, pairs: list[tuple[list[int], list[int]]]) -> None:
 def save(model: Any, tokenizer: Any, folder: Path) -> Path:
     """Write what the merge stage writes."""
     from stages import merge
-    from stages.shared import generate
+    from stages.answers import generate
 
     model.generation_config = generate.config(generate.stop_ids(model, tokenizer), 64)
     model.save_pretrained(folder)
@@ -47,7 +47,7 @@ def make_merged(base: Path, folder: Path) -> Path:
     """A model that answers REQUEST with ANSWER."""
     import torch
 
-    from stages.shared import chat, loading
+    from stages.model import chat, loading
 
     torch.manual_seed(0)
     tokenizer, model = loading.load_tokenizer(base), loading.load_model(base, "float32", "cpu")

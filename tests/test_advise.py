@@ -9,7 +9,8 @@ import yaml
 from click.testing import CliRunner
 from conftest import ROOT
 
-from stages.shared import params, writing
+from stages.core import params
+from stages.data import writing
 from tools import advise
 
 NOTHING = advise.Own(None, None, None, None, None, None, None, None, None, None, 90.0)

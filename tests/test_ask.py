@@ -7,7 +7,7 @@ from click.testing import CliRunner, Result
 from conftest import SCHEMA, configure
 from taught import ANSWER, REQUEST
 
-from stages.shared import contract
+from stages.data import contract
 from tools import ask
 
 

@@ -9,8 +9,9 @@ from click.testing import Result
 from conftest import SCHEMA, invoke, read_json, read_rows, write_rows
 
 from stages import behaviour
-from stages.shared import behaviours, contract, stats
-from stages.shared.cli import InputError
+from stages.core.cli import InputError
+from stages.data import behaviours, contract
+from stages.scores import stats
 
 RULES = contract.load(SCHEMA)
 HENS = {"action": "create", "title": "Feed hens", "priority": "medium", "due_date": None}

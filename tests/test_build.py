@@ -11,8 +11,10 @@ from click.testing import Result
 from conftest import SCHEMA, configure, invoke, read_json, read_rows, write_rows
 
 from stages import build
-from stages.shared import chat, contract, examples, rows, strict_json
-from stages.shared.examples import Example
+from stages.core import strict_json
+from stages.data import contract, examples, rows
+from stages.data.examples import Example
+from stages.model import chat
 
 RULES = contract.load(SCHEMA)
 

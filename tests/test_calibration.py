@@ -15,7 +15,7 @@ from experiments import calibration, page
 from experiments.calibration import Judge, Model
 from review import compare
 from review.compare import Gate, Noise, Outcome, Rule
-from stages.shared import strict_json
+from stages.core import strict_json
 from versions import record
 
 ROWS, TIMES = 300, 100

@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 from stages import train
-from stages.shared import chat
+from stages.model import chat
 
 SYSTEM = [{"role": "system", "content": "Answer in JSON."}]
 TALK = [

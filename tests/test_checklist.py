@@ -15,9 +15,10 @@ from stages import validate
 from stages.checklist import clean, complete, safe, usage, verdicts
 from stages.checklist.labelling import Labelling, Rule
 from stages.checklist.row import CheckedRow, Example, Tables
-from stages.shared import contract, params, writing
-from stages.shared.rows import Row, read
-from stages.shared.text import normalise
+from stages.core import params
+from stages.core.text import normalise
+from stages.data import contract, writing
+from stages.data.rows import Row, read
 
 Answer = dict[str, Any]
 SUITES = ("train", "test", "coverage", "figures", "usage")

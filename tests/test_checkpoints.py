@@ -14,7 +14,7 @@ from conftest import ROOT, configure, write_rows
 from test_train import PREFIX, example
 
 from stages import train
-from stages.shared import checkpoints
+from stages.model import checkpoints
 
 # One server imports torch once and forks a fresh process for each training.
 PROCESSES = multiprocessing.get_context("forkserver")

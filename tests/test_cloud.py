@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from stages.shared import yaml12
+from stages.core import yaml12
 
 TASK = yaml12.parse((ROOT / "cloud/sky.yaml").read_text(encoding="utf-8"), "sky.yaml")
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from conftest import SCHEMA
 
-from stages.shared import contract, strict_json
+from stages.core import strict_json
+from stages.data import contract
 
 TASK_API = contract.load(SCHEMA)
 CREATE = {"action": "create", "title": "Buy milk", "priority": "medium", "due_date": None}

@@ -16,7 +16,8 @@ from test_train import SETTINGS, dataset
 from benchmarks import gpu, latency
 from planning import memory
 from stages import retention, train
-from stages.shared import generate, loading, prefix_cache, prefix_sharing, quantised
+from stages.answers import generate, prefix_cache
+from stages.model import loading, prefix_sharing, quantised
 
 CARDS = [key for key, row in loading.DEVICES.items() if row.name == "cuda"]
 FP32 = loading.DEVICES["cpu-fp32"]
@@ -77,8 +78,10 @@ def test_the_quantised_base_goes_to_the_first_card(monkeypatch: pytest.MonkeyPat
 def test_the_loss_on_a_card_is_trls_own_and_the_same(
     base: Path, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """train.make_trainer: Trainer.compute_loss where the device is no CPU."""
+    """Trainer.compute_loss where the device is no CPU."""
     import torch
+
+    from stages.model import trainer as module
 
     rows = dataset(tokenizer, range(4))
     args = train.arguments(SETTINGS, FP32, tmp_path)
@@ -87,7 +90,7 @@ def test_the_loss_on_a_card_is_trls_own_and_the_same(
     with prefix_sharing.attention(trainer.model), torch.no_grad():
         here = trainer.compute_loss(trainer.model, dict(inputs))
         monkeypatch.setattr(type(args), "device", property(lambda self: torch.device("cuda")))
-        monkeypatch.delattr(train, "labelled_loss")
+        monkeypatch.delattr(module, "labelled_loss")
         there = trainer.compute_loss(trainer.model, dict(inputs))
     assert there.item() == pytest.approx(here.item(), rel=1e-4)
 

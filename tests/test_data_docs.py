@@ -11,7 +11,7 @@ from conftest import ROOT, SCHEMA, write_rows
 
 from stages.checklist import page
 from stages.checklist.verdicts import Verdict
-from stages.shared import strict_json
+from stages.core import strict_json
 
 HOSTILE = "<script>document.title='owned'</script>\"'&<img src=//x.example/x>"
 

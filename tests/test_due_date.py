@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from examples.task_api import due_date
-from stages.shared.cli import InputError
+from stages.core.cli import InputError
 
 SUNDAY, WEDNESDAY = date(2026, 11, 22), date(2026, 11, 25)
 

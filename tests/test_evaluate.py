@@ -9,9 +9,11 @@ from click.testing import Result
 from conftest import SCHEMA, configure, invoke, read_json, read_rows, write_rows
 
 from stages import evaluate
-from stages.shared import contract, scoring, stats, text
-from stages.shared.examples import Example
-from stages.shared.scoring import Prediction, Score
+from stages.core import text
+from stages.data import contract
+from stages.data.examples import Example
+from stages.scores import scoring, stats
+from stages.scores.scoring import Prediction, Score
 
 RULES = contract.load(SCHEMA)
 EXPECTED = {"action": "create", "title": "Review the report", "priority": "medium", "due_date": None}

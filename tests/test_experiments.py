@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from conftest import ROOT, SCHEMA, configure
 
 from experiments import canaries, learning_curve, page, seeds, ten_times, trial, wrong_labels
-from stages.shared import contract, hashes, params, strict_json, writing, yaml12
+from stages.core import hashes, params, strict_json, yaml12
+from stages.data import contract, writing
 
 RULES = contract.load(SCHEMA)
 PAGE = ROOT / "docs" / "experiments.md"
@@ -123,7 +124,7 @@ def test_a_canary_is_asked_for_at_the_code(tokenizer: Any) -> None:
 def test_a_model_that_saw_no_canary_knows_none(base: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from peft import LoraConfig, get_peft_model
 
-    from stages.shared import loading, quantised
+    from stages.model import loading, quantised
 
     lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
     get_peft_model(quantised.load(base, loading.DEVICES["cpu-fp32"]), lora).save_pretrained(here / "adapter")

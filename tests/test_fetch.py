@@ -11,7 +11,7 @@ from click.testing import Result
 from conftest import configure, invoke
 
 from stages import fetch
-from stages.shared import hashes
+from stages.core import hashes
 
 
 def run() -> Result:
@@ -141,7 +141,7 @@ def test_of_two_gguf_files_neither_is_taken(here: Path, local: Path) -> None:
 
 @pytest.mark.parametrize("home", ["chat_template.jinja", "tokenizer_config.json"])
 def test_a_prompt_is_the_same_on_every_day(here: Path, local: Path, home: str) -> None:
-    from stages.shared import loading
+    from stages.model import loading
 
     today = "\n{{ strftime_now('%d %b %Y') }}{{ messages[0].content }}"
     (local / "chat_template.jinja").write_text(today, encoding="utf-8")

@@ -13,7 +13,7 @@ from conftest import ROOT, write_rows
 from review import compare, kept
 from review.changes import Listing
 from review.compare import Check, Gate, Noise, Outcome, Rule
-from stages.shared.cli import InputError
+from stages.core.cli import InputError
 from versions import history, record
 from versions.record import Problem
 

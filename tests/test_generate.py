@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from stages.shared import chat, generate, loading
+from stages.answers import generate
+from stages.model import chat, loading
 
 REQUESTS = ["buy milk", "what is due this week?", "delete the note about the boiler and call the landlord", "hm"]
 

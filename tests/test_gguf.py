@@ -11,7 +11,8 @@ from conftest import ROOT
 from taught import PREFIX
 
 from stages import gguf
-from stages.shared import chat, cli, hashes, loading
+from stages.core import cli, hashes
+from stages.model import chat, loading
 
 SYSTEM = PREFIX[0]["content"]
 REQUEST: list[chat.Turn] = [{"role": "user", "content": "don't forget 12 tasks, Zoë — 3.5€"}]

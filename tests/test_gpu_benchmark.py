@@ -10,7 +10,8 @@ from taught import PREFIX
 
 from benchmarks import gpu
 from planning import memory
-from stages.shared import loading, writing
+from stages.data import writing
+from stages.model import loading
 
 
 @pytest.fixture

@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 from conftest import SCHEMA
 
-from stages.shared import chat, contract, generate, grammar, loading, strict_json
-from stages.shared.cli import InputError
+from stages.answers import generate, grammar
+from stages.core import strict_json
+from stages.core.cli import InputError
+from stages.data import contract
+from stages.model import chat, loading
 
 RULES = contract.load(SCHEMA)
 COMPLETE = '{"action":"complete","title":"Buy milk"}'

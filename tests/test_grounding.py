@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from stages.shared import chat, grammar, grounding, strict_json
+from stages.answers import grammar, grounding
+from stages.core import strict_json
+from stages.model import chat
 
 SCHEMA = {
     "type": "object",

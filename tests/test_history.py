@@ -11,7 +11,7 @@ import toy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stages.shared.cli import InputError
+from stages.core.cli import InputError
 from versions import history, names, record
 
 FAST = settings(

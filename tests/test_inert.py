@@ -13,7 +13,7 @@ from review import inert, report
 from review.changes import Line, Listing
 from review.compare import Check, Metric
 from review.inert import Safe
-from stages.shared.stats import Comparison
+from stages.scores.stats import Comparison
 from versions.record import Problem
 
 HOSTILE = {

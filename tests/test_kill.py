@@ -17,7 +17,8 @@ import pytest
 import toy
 from conftest import ROOT
 
-from stages.shared import writing, yaml12
+from stages.core import yaml12
+from stages.data import writing
 from tools import mend
 from versions import history, record
 
@@ -206,7 +207,7 @@ def descendants(process: psutil.Process, name: str) -> list[psutil.Process]:
 def test_a_stage_stops_when_its_caller_is_killed(
     repository: Path, monkeypatch: pytest.MonkeyPatch, caller: str
 ) -> None:
-    code = "from stages.shared import cli; import time; cli.end_with_caller(); open('began', 'w'); time.sleep(60)"
+    code = "from stages.core import cli; import time; cli.end_with_caller(); open('began', 'w'); time.sleep(60)"
     Path("stage.py").write_text(code, encoding="utf-8")
     Path("Makefile").write_text("repro:\n\tdvc repro slow\n", encoding="utf-8")
     declared = yaml12.parse(Path("dvc.yaml").read_text(encoding="utf-8"), "dvc.yaml")

@@ -10,7 +10,8 @@ from click.testing import CliRunner, Result
 from conftest import write_rows
 
 from benchmarks import latency
-from stages.shared import generate, strict_json
+from stages.answers import generate
+from stages.core import strict_json
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from conftest import ROOT, configure, read_json, write_rows
 from test_checkpoints import NEVER, inputs, said, start
 from test_train import example
 
-from stages.shared import checkpoints, launching
+from stages.model import checkpoints, launching
 
 FOLDER = ROOT / "stages" / "launch"
 # With the first column that is a loss: which share of an epoch a step ends is counted in batches of one process.

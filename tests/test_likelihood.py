@@ -8,8 +8,9 @@ from conftest import invoke, read_json, read_rows, write_rows
 from taught import ANSWER, PREFIX, REQUEST
 
 from stages import likelihood
+from stages.core import hashes
 from stages.likelihood import Rated
-from stages.shared import chat, hashes, loading
+from stages.model import chat, loading
 
 
 def row(name: str, request: str, answer: str) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from stages.shared import loading, quantised
-from stages.shared.cli import InputError
+from stages.core.cli import InputError
+from stages.model import loading, quantised
 
 FP32 = loading.DEVICES["cpu-fp32"]
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from stages.shared import loading, loglikelihood
-from stages.shared.loglikelihood import Query
+from stages.answers import loglikelihood
+from stages.answers.loglikelihood import Query
+from stages.model import loading
 
 QUERIES = [
     Query([5, 6, 7, 8], [[9, 10, 11], [9, 12], [13]]),

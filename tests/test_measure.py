@@ -9,9 +9,9 @@ import taught
 from click.testing import CliRunner, Result
 from conftest import SCHEMA, read_json, write_rows
 
-from stages.shared import stats
-from stages.shared.examples import Example
-from stages.shared.scoring import Prediction
+from stages.data.examples import Example
+from stages.scores import stats
+from stages.scores.scoring import Prediction
 from tools import measure, table
 
 LIST = {"action": "list", "filter": "all"}

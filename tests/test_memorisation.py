@@ -10,9 +10,10 @@ from conftest import configure, invoke, read_json, write_rows
 from taught import PREFIX, save, teach
 
 from stages import memorisation
+from stages.answers.loglikelihood import Example
+from stages.core import hashes
 from stages.memorisation import Params
-from stages.shared import chat, hashes, loading
-from stages.shared.loglikelihood import Example
+from stages.model import chat, loading
 
 SECRETS = ("zebra 7714 quartz", "mauve tin opener", "Old Kent Road 38b")
 

@@ -10,8 +10,9 @@ from conftest import ROOT
 
 from benchmarks import memory as benchmark
 from planning import memory
-from stages import merge, train
-from stages.shared import generate, loading, loglikelihood, prefix_sharing, quantised
+from stages import merge
+from stages.answers import generate, loglikelihood
+from stages.model import loading, prefix_sharing, quantised
 
 TINY: dict[str, Any] = {
     "model_type": "llama",
@@ -51,6 +52,8 @@ def saved_bytes(kind: str, autocast: bool, checkpointing: bool) -> int:
     shapes = {tuple(p.shape) for p in model.parameters()} | {tuple(p.t().shape) for p in model.parameters()}
     saved: dict[int, Any] = {}
 
+    from stages.model.trainer import labelled_loss
+
     def keep(tensor: Any) -> Any:
         # Autocast's copies of weights count as weights, not as activations; logits are a part of their own.
         logits = tensor.shape[-1:] == (TINY["vocab_size"],)
@@ -61,7 +64,7 @@ def saved_bytes(kind: str, autocast: bool, checkpointing: bool) -> int:
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     as_is = disable_input_dtype_casting(model, active=autocast)
     with as_is, hooks, prefix_sharing.attention(model), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        train.labelled_loss(model, batch(), None)
+        labelled_loss(model, batch(), None)
     return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
 
 

@@ -13,7 +13,8 @@ from taught import PREFIX
 from test_gguf import directives, llama_cpp, ollama
 
 from stages import build, fetch, gguf, merge, predict, train
-from stages.shared import chat, generate, loading, prefix_sharing
+from stages.answers import generate
+from stages.model import chat, loading, prefix_sharing
 
 # Chat templates in the shape of the families' own: what each of them does beside putting turns into markers.
 CHATML = (
@@ -260,6 +261,8 @@ def test_sharing_a_prefix_changes_neither_loss_nor_answers(tmp_path: Path, famil
     import torch
     from torch.nn.functional import cross_entropy
 
+    from stages.model.trainer import labelled_loss
+
     folder = make_model(family, tmp_path)
     tokenizer, model = loading.load_tokenizer(folder), loading.load_model(folder, "float32", "cpu")
     prompts = [[*range(300, 320), *range(start, start + 3 + start % 3)] for start in (400, 410, 421)]
@@ -268,7 +271,7 @@ def test_sharing_a_prefix_changes_neither_loss_nor_answers(tmp_path: Path, famil
         plain = [cross_entropy(model(torch.tensor([[*ids, 7, 8, 9]])).logits[0, -4:-1], torch.tensor([7, 8, 9]))
                  for ids in prompts]  # fmt: skip
         with prefix_sharing.attention(model):
-            shared = train.labelled_loss(model, prefix_sharing.collate(lines), None)
+            shared = labelled_loss(model, prefix_sharing.collate(lines), None)
     assert float(shared) == pytest.approx(sum(map(float, plain)) / 3, abs=1e-4)
     settings = generate.config(generate.stop_ids(model, tokenizer), 8)
     for index, answer in list(generate.greedy(model, tokenizer, prompts, 8, 2)):

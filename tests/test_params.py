@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.shared import params, yaml12
+from stages.core import params, yaml12
 
 
 @dataclass(frozen=True)

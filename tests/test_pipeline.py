@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stages.shared import yaml12
+from stages.core import yaml12
 
 ROOT = Path(__file__).parent.parent
 DVC = yaml12.parse((ROOT / "dvc.yaml").read_text(encoding="utf-8"), "dvc.yaml")
@@ -26,38 +26,17 @@ TRAINING = {
     "models/base",
     "stages/launch",
     "stages/train.py",
-    "stages/shared/chat.py",
-    "stages/shared/checkpoints.py",
-    "stages/shared/cli.py",
-    "stages/shared/hashes.py",
-    "stages/shared/launching.py",
-    "stages/shared/loading.py",
-    "stages/shared/params.py",
-    "stages/shared/prefix_sharing.py",
-    "stages/shared/quantised.py",
-    "stages/shared/row_losses.py",
-    "stages/shared/strict_json.py",
-    "stages/shared/timing.py",
-    "stages/shared/yaml12.py",
+    "stages/core",
+    "stages/model",
 }
-FETCHING = {
-    "stages/fetch.py",
-    "stages/shared/cli.py",
-    "stages/shared/hashes.py",
-    "stages/shared/params.py",
-    "stages/shared/strict_json.py",
-    "stages/shared/yaml12.py",
-}
-# Shared modules with one stage that imports them directly, or none, and why they are shared all the same.
-NOT_IN_TWO_STAGES = {
-    "checkpoints": "train, which would hold two concerns with it",
-    "grammar": "predict, and the commands that ask the model",
-    "grounding": "predict, which would hold two concerns with it",
-    "prefix_cache": "generate, which would hold two concerns with it",
-    "launching": "train, and the 4-bit model that it shards",
-    "prefix_sharing": "train, and what scores the options of a question",
-    "row_losses": "train, which would hold two concerns with it",
-    "yaml12": "params reads YAML with it, so do the commands",
+FETCHING = {"stages/fetch.py", "stages/core"}
+# Who may import whom: a package depends on those before it, so a change to `scores` answers nothing again.
+PACKAGES = {
+    "core": {"core"},
+    "data": {"core", "data"},
+    "model": {"core", "model"},
+    "answers": {"core", "data", "model", "answers"},
+    "scores": {"core", "data", "scores"},
 }
 
 
@@ -89,10 +68,6 @@ def closure(file: Path) -> set[Path]:
     return seen
 
 
-def under_root(file: Path) -> Path:
-    return file.relative_to(ROOT)
-
-
 def declared(entries: list[Any]) -> set[str]:
     return {entry if isinstance(entry, str) else next(iter(entry)) for entry in entries}
 
@@ -102,15 +77,11 @@ def outputs(stage: dict[str, Any]) -> set[str]:
 
 
 @EACH
-def test_python_deps_are_exactly_the_imports(name: str) -> None:
+def test_code_deps_are_exactly_the_packages_of_the_imports(name: str) -> None:
     stage = STAGES[name]
-    modules = [Path(dep) for dep in stage["deps"] if dep.startswith("stages/") and dep != "stages/launch"]
-    listed = {
-        file
-        for path in modules
-        for file in ([path] if path.suffix else map(under_root, (ROOT / path).glob("[a-z]*.py")))
-    }
-    assert listed == closure(module_of(stage))
+    module = module_of(stage)
+    code = {dep for dep in stage["deps"] if dep.startswith("stages/") and dep != "stages/launch"}
+    assert code == {str(path if path == module else path.parent) for path in closure(module)}
 
 
 @EACH
@@ -120,7 +91,7 @@ def test_every_path_of_the_command_is_declared_and_the_reverse(name: str) -> Non
     words = stage["cmd"].split()
     undeclared = {after for word, after in pairwise(words) if word in ("--timings", "--checkpoint-folder")}
     named = {word for word in words if "/" in word or word == "expectations"} - undeclared
-    code = {dep for dep in stage["deps"] if dep.endswith(".py") or dep == "stages/checklist"}
+    code = {dep for dep in stage["deps"] if dep.startswith("stages/") and dep != "stages/launch"}
     known = declared(stage["deps"]) - code | outputs(stage)
     folders = {path for path in named if any(out.startswith(path + "/") for out in outputs(stage))}
     assert named - folders <= known
@@ -159,22 +130,12 @@ def test_every_stage_has_a_description() -> None:
     assert all(stage.get("desc") for stage in STAGES.values())
 
 
-@pytest.mark.parametrize("file", sorted(path.relative_to(ROOT) for path in (ROOT / "stages").rglob("*.py")))
-def test_stages_import_shared_modules_only(file: Path) -> None:
-    checklist = file.name == "validate.py" or file.parts[1] == "checklist"
-    for imported in imports_of(file):
-        own = checklist and imported.parts[:2] == ("stages", "checklist")
-        assert own or imported.parts[:2] == ("stages", "shared") or imported.name == "__init__.py", (file, imported)
-
-
-def test_a_shared_module_is_imported_by_two_stages() -> None:
-    """Directly; the checklist counts as `validate`."""
-    users: dict[str, set[str]] = {path.stem: set() for path in (ROOT / "stages" / "shared").glob("[a-z]*.py")}
-    for path in [*(ROOT / "stages").glob("*.py"), *(ROOT / "stages" / "checklist").glob("*.py")]:
-        for imported in imports_of(path.relative_to(ROOT)):
-            if imported.parts[:2] == ("stages", "shared") and imported.stem in users:
-                users[imported.stem].add("validate" if path.parent.name == "checklist" else path.stem)
-    assert {name for name, stages in users.items() if len(stages) < 2} <= set(NOT_IN_TWO_STAGES)
+@pytest.mark.parametrize("file", sorted(path.relative_to(ROOT) for path in (ROOT / "stages").rglob("[a-z]*.py")))
+def test_code_imports_only_packages_before_it(file: Path) -> None:
+    folder = file.parts[1] if len(file.parts) > 2 else "checklist" if file.name == "validate.py" else ""
+    allowed = PACKAGES.get(folder, set(PACKAGES) | {folder})
+    imported = {path for path in imports_of(file) if path.name != "__init__.py"}
+    assert {path.parts[1] for path in imported} <= allowed
 
 
 def test_what_training_and_fetching_depend_on() -> None:

@@ -15,7 +15,8 @@ from conftest import ROOT, SCHEMA, TEMPLATE, make_base, write_rows
 
 from planning import memory
 from stages import build, fetch, merge, predict, train
-from stages.shared import loading, yaml12
+from stages.core import yaml12
+from stages.model import loading
 from tools import plan
 
 # How the two families begin a prompt: Qwen2.5 puts a system prompt of its own where there is none, Llama 3 a date.

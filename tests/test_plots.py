@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import ROOT
 
-from stages.shared import yaml12
+from stages.core import yaml12
 from tools import plots
 
 PLOTS = yaml12.parse((ROOT / "dvc.yaml").read_text(encoding="utf-8"), "dvc.yaml")["plots"]

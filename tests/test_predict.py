@@ -9,7 +9,8 @@ from click.testing import CliRunner, Result
 from conftest import SCHEMA, configure, read_json, read_rows, write_rows
 
 from stages import predict
-from stages.shared import chat, generate, loading
+from stages.answers import generate
+from stages.model import chat, loading
 
 COMPLETE = '{"action":"complete","title":"Buy milk"}'
 PREFIX: list[chat.Turn] = [{"role": "system", "content": "Answer in JSON."}]

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from stages.shared import prefix_sharing
-from stages.shared.cli import InputError
+from stages.core.cli import InputError
+from stages.model import prefix_sharing
 
 SYSTEM = [1, 2, 3, 4]
 

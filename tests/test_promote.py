@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from stages.shared import yaml12
+from stages.core import yaml12
 
 BIN = Path(sys.executable).parent
 TOY = """\

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from test_history import FAST
 
-from stages.shared.cli import InputError
+from stages.core.cli import InputError
 from versions import history, record
 
 LOCK, METRICS, OUTCOMES = history.LOCK, history.METRICS, history.OUTCOMES

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from conftest import write_rows
 
-from stages.shared import records
-from stages.shared.cli import InputError
+from stages.core.cli import InputError
+from stages.data import records
 
 
 @dataclass(frozen=True)

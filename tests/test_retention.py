@@ -9,11 +9,12 @@ import pytest
 from conftest import ROOT, configure, invoke, read_json, read_rows, write_rows
 
 from stages import retention
+from stages.answers import loglikelihood
+from stages.answers.loglikelihood import Query, Rating
+from stages.core import hashes, params
+from stages.core.cli import InputError
 from stages.retention import Document, Item, Result, Rows
-from stages.shared import hashes, loglikelihood, params
-from stages.shared.cli import InputError
-from stages.shared.limits import Limit
-from stages.shared.loglikelihood import Query, Rating
+from stages.scores.limits import Limit
 
 ITEMS: list[dict[str, Any]] = [
     {"id": "q1", "kind": "fact", "question": "Where does milk come from?", "options": ["Cows", "A well"], "answer": 0},

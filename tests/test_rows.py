@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.shared import rows
+from stages.data import rows
 
 ANSWER = '{"action":"list","filter":"all"}'
 ASKED = {"role": "user", "content": "show me everything"}

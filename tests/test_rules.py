@@ -11,7 +11,8 @@ from stages.checklist import labelling
 from stages.checklist.complete import schema_values
 from stages.checklist.labelling import Rule
 from stages.checklist.row import Example
-from stages.shared import contract, params
+from stages.core import params
+from stages.data import contract
 
 DAY = Rule(["due"], "requested", "(?P=day)", "names the day", r"(next_)?(?P<day>mon|tue)\w*day")
 ARTICLE = Rule(["title"], "never", r"\b(a|the)\b", "no articles")

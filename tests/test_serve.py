@@ -17,7 +17,8 @@ from conftest import SCHEMA
 from taught import ANSWER, REQUEST
 
 from benchmarks import serve as load
-from stages.shared import generate, grammar, loading
+from stages.answers import generate, grammar
+from stages.model import loading
 from tools import serve
 
 MESSAGES = [{"role": "user", "content": REQUEST}]

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from stages.shared import stats
+from stages.scores import stats
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.shared import strict_json, writing
+from stages.core import strict_json
+from stages.data import writing
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,12 @@ import pytest
 
 from examples.task_api import due_date
 from stages import validate
+from stages.answers import grammar
 from stages.checklist import safe
 from stages.checklist.row import CheckedRow, key
-from stages.shared import chat, contract, grammar, loading, rows, strict_json
+from stages.core import strict_json
+from stages.data import contract, rows
+from stages.model import chat, loading
 
 DATA = Path(__file__).parent.parent / "data"
 SCHEMA = json.loads((DATA / "schema.json").read_text(encoding="utf-8"))

@@ -10,8 +10,9 @@ import pytest
 from conftest import ROOT, configure, invoke, read_json, write_rows
 
 from stages import train
-from stages.shared import hashes, loading, prefix_sharing, quantised
-from stages.shared.row_losses import UNSEEN, table
+from stages.core import hashes
+from stages.model import loading, prefix_sharing, quantised
+from stages.model.row_losses import UNSEEN, table
 
 FP32 = loading.DEVICES["cpu-fp32"]
 SETTINGS = train.Params(
@@ -115,7 +116,7 @@ def make(base: Path, tokenizer: Any, folder: Path, **changes: Any) -> Any:
     settings = replace(SETTINGS, **changes)
     rows, held_out = dataset(tokenizer, range(4)), dataset(tokenizer, range(100, 103))
     args = train.arguments(settings, FP32, folder)
-    return train.make_trainer(quantised.load(base, FP32), tokenizer, settings, args, rows, held_out)
+    return train.make_trainer(quantised.for_training(base, FP32), tokenizer, settings, args, rows, held_out)
 
 
 @pytest.fixture
@@ -153,8 +154,10 @@ def losses(model: Any, rows: Any) -> list[float]:
     """Of each row by itself."""
     import torch
 
+    from stages.model.trainer import labelled_loss
+
     with torch.no_grad(), prefix_sharing.attention(model):
-        return [float(train.labelled_loss(model, prefix_sharing.collate([row]), None)) for row in rows]
+        return [float(labelled_loss(model, prefix_sharing.collate([row]), None)) for row in rows]
 
 
 def test_the_loss_of_a_row_is_that_before_the_step_that_learns_it(base: Path, tokenizer: Any, tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from conftest import ROOT, SCHEMA, configure, invoke, write_rows
 
 from stages import validate
 from stages.checklist import correct, suites
-from stages.shared import contract, strict_json, writing
-from stages.shared.rows import Row
+from stages.core import strict_json
+from stages.data import contract, writing
+from stages.data.rows import Row
 
 RULES = ROOT / "data" / "rules.yaml"
 

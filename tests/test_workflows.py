@@ -237,7 +237,7 @@ def test_checks_test_with_the_python_of_the_matrix(small: Path, tmp_path: Path, 
     assert WORKFLOWS["checks.yml"]["jobs"]["tests"]["strategy"]["matrix"] == {"python": ["3.11", "3.13"]}
 
 
-@pytest.mark.parametrize(("only", "status"), [("stages.shared.stats.*", 0), ("", 0), ("$(touch pwned)", 1)])
+@pytest.mark.parametrize(("only", "status"), [("stages.scores.stats.*", 0), ("", 0), ("$(touch pwned)", 1)])
 def test_mutants_are_chosen_by_name(tmp_path: Path, only: str, status: int) -> None:
     runner = Runner(tmp_path / "runner", expressions={"inputs.only": only, "inputs.tests": "test_stats or test_a"})
     runner.noting("make", f'[ "$ONLY" = "{only}" ] && [ "$TESTS" = "test_stats or test_a" ]')

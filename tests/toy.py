@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from conftest import write_rows as write_rows
 
-from stages.shared import yaml12
+from stages.core import yaml12
 
 BIN = Path(sys.executable).parent
 NAMES = ("first", "grown", "large", "broken", "last")

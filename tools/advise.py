@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import click
 from annotated_types import Ge
 
-from stages.shared import cli, params, strict_json
+from stages.core import cli, params, strict_json
 
 OWN, EVALUATED, TRAINED = Path("advise.yaml"), Path("metrics/evaluate.json"), Path("metrics/train.json")
 LATENCY = Path("benchmarks/latency.json")

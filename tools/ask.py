@@ -8,7 +8,10 @@ from pathlib import Path
 
 import click
 
-from stages.shared import chat, cli, contract, generate, grammar, loading, params, strict_json
+from stages.answers import generate, grammar
+from stages.core import cli, params, strict_json
+from stages.data import contract
+from stages.model import chat, loading
 
 
 def quiet() -> None:

@@ -15,8 +15,9 @@ import click
 
 from review import compare, rows
 from review.compare import Noise, Rule
-from stages.shared import cli, scoring, stats
-from stages.shared.cli import InputError
+from stages.core import cli
+from stages.core.cli import InputError
+from stages.scores import scoring, stats
 from versions import history, names, record
 from versions.history import OUTCOMES, RAW, TEST, short
 

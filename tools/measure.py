@@ -10,10 +10,14 @@ from typing import Any
 
 import click
 
-from stages.shared import chat, cli, contract, examples, generate, grammar, loading, params, rows, scoring, strict_json
-from stages.shared.contract import constants
-from stages.shared.examples import Example
-from stages.shared.scoring import Prediction, Score
+from stages.answers import generate, grammar
+from stages.core import cli, params, strict_json
+from stages.data import contract, examples, rows
+from stages.data.contract import constants
+from stages.data.examples import Example
+from stages.model import chat, loading
+from stages.scores import scoring
+from stages.scores.scoring import Prediction, Score
 from tools import table
 
 

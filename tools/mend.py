@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from stages.shared import cli
+from stages.core import cli
 from versions import history
 
 LOCK, LOCKS = Path(history.LOCK), Path(".dvc/tmp/rwlock")

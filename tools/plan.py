@@ -17,7 +17,9 @@ import click
 from planning import memory
 from planning.memory import GB, Run, Shape
 from stages import merge, train
-from stages.shared import chat, cli, generate, loading, loglikelihood, params, prefix_sharing, strict_json, yaml12
+from stages.answers import generate, loglikelihood
+from stages.core import cli, params, strict_json, yaml12
+from stages.model import chat, loading, prefix_sharing
 
 CATALOGUE, BASE, ROWS, PREFIX = map(
     Path, ("catalogue.yaml", "models/base/config.json", "data/chat/train.jsonl", "data/chat/prefix/tuned.json")

@@ -13,7 +13,8 @@ from typing import Any
 
 import click
 
-from stages.shared import cli, writing
+from stages.core import cli
+from stages.data import writing
 
 IN_GIT = ("systems", "by_kind")
 # Colours of text and of grid lines; the background is left out. The page takes the reader's own text colour.

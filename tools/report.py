@@ -10,7 +10,7 @@ import sys
 import click
 
 from review import inert, report
-from stages.shared import cli
+from stages.core import cli
 
 
 class CannotCompareError(cli.InputError):

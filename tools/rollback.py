@@ -10,7 +10,7 @@ altered, or the rollback broke off.
 
 import click
 
-from stages.shared import cli
+from stages.core import cli
 from tools import mend
 from versions import history, names, rollback
 

@@ -30,8 +30,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
-from stages.shared import chat, cli, generate, grammar, loading, params, strict_json
-from stages.shared.generate import Answer
+from stages.answers import generate, grammar
+from stages.answers.generate import Answer
+from stages.core import cli, params, strict_json
+from stages.model import chat, loading
 
 MAX_BODY = 64 * 1024
 READ_SECONDS = 10.0  # that a client may take to send a request

@@ -19,8 +19,10 @@ from typing import Any
 
 import click
 
-from stages.shared import cli, contract, params, records, scoring
-from stages.shared.examples import Example
+from stages.core import cli, params
+from stages.data import contract, records
+from stages.data.examples import Example
+from stages.scores import scoring
 from tools import table
 from versions import history
 

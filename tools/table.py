@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from stages.shared import cli, strict_json, writing
+from stages.core import cli, strict_json
+from stages.data import writing
 
 GAINS = {"gain_over_few_shot": "tuned over few_shot", "constrained_over_tuned": "constrained over tuned"}
 COLUMNS = {

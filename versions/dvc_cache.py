@@ -14,8 +14,8 @@ from typing import Any
 
 import click
 
-from stages.shared import strict_json
-from stages.shared.cli import InputError
+from stages.core import strict_json
+from stages.core.cli import InputError
 from versions import history
 
 HALF_COPIED = re.compile(r"\.[\w-]{22}\.tmp")  # how DVC names a copy until it is whole

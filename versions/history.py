@@ -15,9 +15,9 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from stages.shared import yaml12
-from stages.shared.cli import InputError
-from stages.shared.cli import printable as printable
+from stages.core import yaml12
+from stages.core.cli import InputError
+from stages.core.cli import printable as printable
 
 RAW, TEST, LOCK = "data/raw", "data/test", "dvc.lock"
 METRICS, OUTCOMES = "metrics/evaluate.json", "metrics/outcomes.jsonl"

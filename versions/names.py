@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from stages.shared import strict_json
-from stages.shared.cli import InputError
+from stages.core import strict_json
+from stages.core.cli import InputError
 from versions import history, record
 
 NAMES = Path("data/README.md")

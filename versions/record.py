@@ -13,8 +13,9 @@ from itertools import product
 from posixpath import normpath
 from typing import Any
 
-from stages.shared import scoring, strict_json
-from stages.shared.cli import InputError
+from stages.core import strict_json
+from stages.core.cli import InputError
+from stages.scores import scoring
 from versions import history
 from versions.history import LOCK, METRICS, OUTCOMES, Stage
 

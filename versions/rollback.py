@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 from shutil import rmtree
 from typing import Any
 
-from stages.shared import writing
-from stages.shared.cli import InputError
+from stages.core.cli import InputError
+from stages.data import writing
 from versions import dvc_cache, history, names, record
 from versions.dvc_cache import Finding
 from versions.history import LOCK, RAW, TEST, git, printable, short, within

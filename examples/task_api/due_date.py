@@ -17,8 +17,9 @@ from typing import Any
 import click
 from dateutil.relativedelta import FR, MO, SA, SU, TH, TU, WE, relativedelta
 
-from stages.shared import contract, strict_json
-from stages.shared.cli import InputError
+from stages.core import strict_json
+from stages.core.cli import InputError
+from stages.data import contract
 
 WEEKDAYS = {"monday": MO, "tuesday": TU, "wednesday": WE, "thursday": TH, "friday": FR, "saturday": SA, "sunday": SU}
 SUNDAY, END_OF_MONTH = relativedelta(weekday=SU), relativedelta(day=31)

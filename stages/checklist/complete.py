@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.checklist.row import Example, Table, sound
-from stages.shared import contract, strict_json
+from stages.core import strict_json
+from stages.data import contract
 
 Path = tuple[str, ...]  # the names of the fields that lead to a value
 

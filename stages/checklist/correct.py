@@ -7,9 +7,10 @@ from typing import Any
 
 from stages.checklist.complete import SchemaValue
 from stages.checklist.row import CheckedRow, Example, Table, key, texts
-from stages.shared import contract, examples, strict_json, text
-from stages.shared.cli import InputError
-from stages.shared.rows import Row
+from stages.core import strict_json, text
+from stages.core.cli import InputError
+from stages.data import contract, examples
+from stages.data.rows import Row
 
 # Punctuation that makes another request: -5 and 5, 3*4 and 3/4, C# and C.
 SIGNS = re.compile(r"(?<!\w)-(?=\d)|(?<=\d)[*/.:-](?=\d)|(?<=[A-Za-z])#")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from stages.checklist.row import Example, Table, texts
-from stages.shared import cli, params, text, yaml12
+from stages.core import cli, params, text, yaml12
 
 
 @dataclass(frozen=True)

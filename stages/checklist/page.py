@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stages.checklist.verdicts import Verdict
-from stages.shared import writing
+from stages.data import writing
 
 TEMPLATE = """<!doctype html>
 <html lang="en">

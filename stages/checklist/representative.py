@@ -5,7 +5,7 @@ from typing import Any
 
 from stages.checklist.clean import near
 from stages.checklist.row import Example, Table, Tables, sound, sound_examples
-from stages.shared import text
+from stages.core import text
 
 
 def check_leaks(train: Table, test: Table) -> None:

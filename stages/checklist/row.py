@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from stages.shared import strict_json, text
-from stages.shared.rows import Row
+from stages.core import strict_json, text
+from stages.data.rows import Row
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from stages.checklist.row import Example, Table, sound, texts
-from stages.shared import text
+from stages.core import text
 
 EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}", re.IGNORECASE)
 CARD = re.compile(r"(?<![\w.-])\d(?:[ .-]?\d){12,18}(?!\w)")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.shared import strict_json
-from stages.shared.cli import InputError
+from stages.core import strict_json
+from stages.core.cli import InputError
 
 
 @dataclass(frozen=True)

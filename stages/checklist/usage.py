@@ -10,8 +10,9 @@ from pathlib import Path
 
 from stages.checklist.row import Tables, sound_examples
 from stages.checklist.verdicts import NOT_MEASURED, Verdict, judge_numbers
-from stages.shared import rows, strict_json, text
-from stages.shared.cli import InputError
+from stages.core import strict_json, text
+from stages.core.cli import InputError
+from stages.data import rows
 
 # Cosine of the TF-IDF vectors of two requests over runs of 3 to 5 characters. Below it they may share words, but not
 # what is asked.

@@ -6,8 +6,8 @@ from typing import Annotated, Any, TypeVar
 
 from annotated_types import Ge, Gt, Le
 
-from stages.shared import cli, yaml12
-from stages.shared.cli import InputError
+from stages.core import cli, yaml12
+from stages.core.cli import InputError
 
 PARAMS = Path("params.yaml")
 Section = TypeVar("Section")

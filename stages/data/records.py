@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from stages.shared import strict_json
-from stages.shared.cli import InputError
+from stages.core import strict_json
+from stages.core.cli import InputError
 
 Record = TypeVar("Record")
 

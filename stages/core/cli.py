@@ -66,7 +66,7 @@ def end_with_caller() -> None:
     callers = [process for process in psutil.Process().parents() if _is_caller(process)]
 
     def watch() -> None:
-        while all(caller.is_running() for caller in callers):
+        while all(map(_runs, callers)):
             time.sleep(1)
         sys.stderr.write("\nthe dvc or make that started this is gone; stopping\n")
         os._exit(1)
@@ -76,9 +76,22 @@ def end_with_caller() -> None:
 
 
 def _is_caller(process: Any) -> bool:
+    """Whether it is dvc or make, also as `python -m dvc`."""
     import psutil
 
     try:
-        return bool({Path(part).name for part in process.cmdline()[:2]} & {"dvc", "make", "gmake"})
+        words = process.cmdline()
+    except psutil.Error:
+        return False
+    names = words[:3] if words[1:2] == ["-m"] else words[:2]
+    return bool({Path(name).name for name in names} & {"dvc", "make", "gmake"})
+
+
+def _runs(process: Any) -> bool:
+    """A killed process that nobody has waited for yet is gone, too."""
+    import psutil
+
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False

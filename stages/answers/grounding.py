@@ -10,9 +10,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from stages.shared import grammar, strict_json
-from stages.shared.chat import Turn
-from stages.shared.contract import followed
+from stages.answers import grammar
+from stages.core import strict_json
+from stages.data.contract import followed
+from stages.model.chat import Turn
 
 WORD = re.compile(r"([\W_]*)(.*?)([\W_]*)", re.DOTALL)  # what stands before a word, the word, what stands after it
 CLOCK = re.compile(r"\d|^(noon|midnight|o.?clock)$", re.IGNORECASE)

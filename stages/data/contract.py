@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.shared import strict_json
-from stages.shared.cli import InputError
+from stages.core import strict_json
+from stages.core.cli import InputError
 
 # A `$` that ends a pattern, and what to step over: escaped characters and character classes.
 END = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|(\$)")

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stages.shared import hashes
+from stages.core import hashes
 
 
 def record(path: Path, result: Path, figures: dict[str, Any]) -> None:

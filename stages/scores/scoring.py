@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.shared import contract, records, stats, strict_json, text
-from stages.shared.cli import InputError
-from stages.shared.examples import Example
+from stages.core import strict_json, text
+from stages.core.cli import InputError
+from stages.data import contract, records
+from stages.data.examples import Example
+from stages.scores import stats
 
 # Best first: a metric counts the answers that are at least as good as its last verdict.
 VERDICTS = ("exact", "normalised", "wrong", "off_contract", "not_json")

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages.shared import contract, rows, strict_json
-from stages.shared.cli import InputError
-from stages.shared.rows import Turn
+from stages.core import strict_json
+from stages.core.cli import InputError
+from stages.data import contract, rows
+from stages.data.rows import Turn
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.shared import strict_json
-from stages.shared.cli import InputError
+from stages.core import strict_json
+from stages.core.cli import InputError
 
 # What strict_json.compact writes, but for \u: it writes control characters, and whether those are white space for a
 # `pattern` is something that the engine and the contract's validator disagree about.

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.shared import strict_json
-from stages.shared.cli import InputError
+from stages.core import strict_json
+from stages.core.cli import InputError
 
 # Everything is local once `fetch` has run. Without this, bitsandbytes and transformers may ask the hub for kernels.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# Idle OpenMP threads sleep after a short spin. Two cores, seconds of a training step, alone and beside a busy process:
-# no spin 2.19 and 2.32, 2,000 spins 1.50 and 2.84, 20,000 spins 1.24 and 5.44. Read when torch is imported.
+# Idle OpenMP threads sleep after a short spin: benchmarks/spinning.json has the speed of a training, alone and beside a
+# busy process, by number of spins. Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 CPUINFO = Path("/proc/cpuinfo")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from stages.shared.strict_json import compact
+from stages.core.strict_json import compact
 
 
 @contextmanager

@@ -4,8 +4,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from stages.shared import hashes, strict_json
-from stages.shared.cli import InputError
+from stages.core import hashes, strict_json
+from stages.core.cli import InputError
 
 ORIGIN = ("adapter", "base", "versions")
 

@@ -22,8 +22,8 @@ from typing import Any
 
 import click
 
-from stages.shared import hashes
-from stages.shared.cli import InputError
+from stages.core import hashes
+from stages.core.cli import InputError
 
 SEAL = "sound.json"
 SO_FAR = "so_far.json"  # what the stage itself must know to go on

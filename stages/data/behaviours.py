@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.shared import contract, rows, strict_json
-from stages.shared.cli import InputError
-from stages.shared.examples import Example, of_row
+from stages.core import strict_json
+from stages.core.cli import InputError
+from stages.data import contract, rows
+from stages.data.examples import Example, of_row
 
 ENDS = ("", "~variant")  # of the ids of a request and its variant
 KINDS = ("minimum", "invariance", "directional")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages.shared import chat, prefix_sharing
+from stages.model import chat, prefix_sharing
 
 MAX_TOKENS = 1024  # of one forward pass; larger ones were slower on a CPU, and need memory for their logits
 

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from stages.shared import launching, loading
-from stages.shared.loading import Device
+from stages.model import launching, loading
+from stages.model.loading import Device
+
+IN_FULL = 2**30  # bytes that the weights of a model may take on a CPU to be kept dequantised
 
 
 def load(base: Path, chosen: Device) -> Any:
@@ -29,6 +31,20 @@ def load(base: Path, chosen: Device) -> Any:
     )
     _keep_weights_in_place(model)
     return model
+
+
+def for_training(base: Path, chosen: Device) -> Any:
+    """What an adapter is attached to: in 4 bits, but for a small model on a CPU, of the same values in full width.
+
+    There bitsandbytes would dequantise each matrix twice a step, a tenth of its time (benchmarks/README.md).
+    """
+    import torch
+
+    model = load(base, chosen)
+    dtype = getattr(torch, chosen.train_dtype)
+    if chosen.name != "cpu" or model.num_parameters() * dtype.itemsize > IN_FULL:
+        return model
+    return model.dequantize(dtype=dtype)
 
 
 def dequantised(base: Path, chosen: Device) -> Any:

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from stages.shared import prefix_cache
-from stages.shared.params import Count
+from stages.answers import prefix_cache
+from stages.core.params import Count
 
 DROP = 0.75  # rows that have stopped leave the batch when no more than this share goes on: leaving copies the others
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stages.shared import cli
-from stages.shared.cli import InputError
+from stages.core import cli
+from stages.core.cli import InputError
 
 MAX_DEPTH = 100  # deeper values would exhaust Python's stack in the recursive comparisons
 

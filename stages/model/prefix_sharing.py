@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from stages.shared.cli import InputError
+from stages.core.cli import InputError
 
 IGNORED = -100  # the label that the loss skips
 ATTENTION = "prefix_sharing"  # the name under which transformers knows `attend`

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from stages.shared.cli import InputError
+from stages.core.cli import InputError
 
 
 class _Loader(yaml.SafeLoader):

@@ -7,7 +7,8 @@ EOS. So what the model is trained to continue is, token for token, what it is as
 from dataclasses import dataclass
 from typing import Any
 
-from stages.shared.params import Count
+from stages.core.cli import InputError
+from stages.core.params import Count
 
 Turn = dict[str, str]
 
@@ -32,6 +33,15 @@ def with_prefix(prefix: list[Turn], turns: list[Turn]) -> list[Turn]:
         return [own, *prefix, *rest]
     merged = {"role": "system", "content": prefix[0]["content"] + "\n" + own["content"]}
     return [merged, *prefix[1:], *rest]
+
+
+def check_turns(place: str, turns: Any) -> list[Turn]:
+    """The turns, if they are a list of objects with the texts role and content. Raises InputError naming the place."""
+    if not isinstance(turns, list) or not all(
+        isinstance(turn, dict) and {type(turn.get(name)) for name in ("role", "content")} == {str} for turn in turns
+    ):
+        raise InputError(f"{place}: a list of turns, each with the texts role and content, is expected")
+    return turns
 
 
 def prompt_ids(tokenizer: Any, turns: list[Turn]) -> list[int]:

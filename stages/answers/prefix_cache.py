@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from stages.shared import prefix_sharing
+from stages.model import prefix_sharing
 
 ATTENTION = "prefix_cache"  # the name under which transformers knows `attend`
 
