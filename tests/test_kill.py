@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import toy
 from conftest import ROOT
 
-from stages.core import yaml12
+from stages.core import cli, yaml12
 from stages.data import writing
 from tools import mend
 from versions import history, record
@@ -222,11 +223,35 @@ def test_a_stage_stops_when_its_caller_is_killed(
     everyone = running.children(recursive=True)
     victim = running if caller == "make" else descendants(running, "dvc")[0]
     victim.kill()
-    if victim is running:
-        running.wait()  # psutil takes a process for a running one until its parent has noticed its end
     try:
         assert stage.wait(10) in (1, None)
     finally:
         for part in psutil.wait_procs(everyone, 5)[1]:
             part.kill()
         running.wait()
+
+
+@pytest.mark.parametrize(
+    ("words", "known"),
+    [
+        (["/usr/bin/make", "repro"], True),
+        (["python", "/bin/dvc", "repro"], True),
+        (["python", "-m", "dvc", "repro"], True),
+        (["python", "-m", "pytest", "dvc"], False),
+        (["python", "train.py", "make"], False),
+        ([], False),
+    ],
+)
+def test_a_caller_is_known_by_its_command(words: list[str], known: bool) -> None:
+    assert cli._is_caller(SimpleNamespace(cmdline=lambda: words)) is known
+
+
+def test_a_killed_process_that_nobody_waited_for_is_gone() -> None:
+    process = psutil.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    runs = cli._runs(process)
+    process.kill()
+    while process.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    gone = not cli._runs(process)
+    process.wait()
+    assert (runs, gone) == (True, True)

@@ -76,6 +76,11 @@ def test_code_params_and_pipeline_are_held_against_the_lock(
     assert file in files_with_problems(toy.forge(repository, changed(path, old, new)))
 
 
+def test_a_setting_whose_name_is_no_text_is_a_problem_and_no_traceback(repository: Path) -> None:
+    whole = changed("dvc.yaml", "params: [train]", "params: [{params.yaml: null}]")
+    assert "params.yaml: 1" in files_with_problems(toy.forge(repository, {**whole, "params.yaml": b"1: 2\n"}))
+
+
 @pytest.mark.parametrize("stage", ["validate", "train"])
 def test_a_run_that_stopped_half_way_shows(repository: Path, stage: str) -> None:
     toy.write_rows(Path("data/raw/a.jsonl"), [toy.row("a1", "other"), toy.row("a2")])

@@ -306,3 +306,53 @@ def test_the_stage_trains_on_the_training_rows_with_its_own_seed(
     assert (seeds, sizes) == ([23], [(8, 4)])
     assert read_json(here / "one.json")["rows"] == 8
     assert read_json(here / "one.json")["valid_rows"] == 4
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"train.jsonl": '{"id":"r1","answer":"{}"}\n'}, "train.jsonl:1: prompt: a list of turns"),
+        ({"train.jsonl": '{"id":1,"answer":"{}","prompt":[]}\n'}, "train.jsonl:1: an object with texts id and answer"),
+        ({"train.jsonl": "[]\n"}, "train.jsonl:1: an object"),
+        ({"valid.jsonl": ""}, "valid.jsonl: no rows"),
+        ({"prefix.json": '[{"role":"system"}]'}, "prefix.json: a list of turns"),
+        ({"prefix.json": "{}"}, "prefix.json: a list of turns"),
+        ({"adapter": "a file"}, "adapter: a file is where"),
+    ],
+)
+def test_what_build_would_not_write_is_refused_by_name(
+    here: Path, base: Path, broken: dict[str, str], message: str
+) -> None:
+    configure(here, compute={"device": "cpu-fp32"})
+    lines = "".join(json.dumps(example(number)) + "\n" for number in range(4))
+    files = {"train.jsonl": lines, "valid.jsonl": lines, "prefix.json": json.dumps(PREFIX)} | broken
+    for name, text in files.items():
+        (here / name).write_text(text, encoding="utf-8")
+    result = invoke(
+        train.main,
+        train="train.jsonl",
+        valid="valid.jsonl",
+        prefix="prefix.json",
+        base=base,
+        out="adapter",
+        metrics="metrics.json",
+        train_loss="train.csv",
+        valid_loss="valid.csv",
+        row_losses="rows.csv",
+        timings="timing.json",
+        launch=ROOT / "stages" / "launch",
+        checkpoint_folder="kept",
+    )
+    assert (result.exit_code, result.stderr.startswith(f"Error: {message}")) == (1, True), result.output
+    assert {name: (here / name).read_text("utf-8") for name in files} == files
+
+
+def test_a_small_base_is_kept_dequantised_on_a_cpu_only(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bitsandbytes.nn import Linear4bit
+
+    def quantised_layers() -> int:
+        return sum(isinstance(part, Linear4bit) for part in quantised.for_training(base, FP32).modules())
+
+    small = quantised_layers()
+    monkeypatch.setattr(quantised, "IN_FULL", 1)
+    assert (small, quantised_layers()) == (0, 2 * 7)

@@ -194,7 +194,7 @@ def _outdated(tree: str, stage: Declared, ran: Stage | None, made: dict[str, str
     for file, keys in stage.params.items():
         values = history.parse_yaml(history.read(tree, file) or b"{}", file)
         then = ran.params.get(file, {})
-        yield from (f"{file}: {key}" for key in keys or values if _at(values, key, ...) != then.get(key, ()))
+        yield from (f"{file}: {key}" for key in keys or map(str, values) if _at(values, key, ...) != then.get(key, ()))
 
 
 def _now(tree: str, path: str, made: dict[str, str]) -> str | None:
