@@ -4,20 +4,25 @@ In: chat rows and a model's folder; for the base model the turns before each pro
 chat template. With --schema the answers are held to the contract while they are written, with --grounded the fields
 that copy from the request to the user's words as well; where `constrained.enabled` is false, or no field copies, no
 answer is written, and `evaluate` leaves the system out. Out: for each --rows file an --out file with
-`id`, `answer`, `prompt_tokens`, `answer_tokens`, `truncated`; a timing file. Nothing is scored here.
+`id`, `answer`, `prompt_tokens`, `answer_tokens`, `truncated`; a timing file. Nothing is scored here. Until all rows are
+answered, the answers are kept below --answered: a run that was killed goes on from there.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import click
 
-from stages.answers import generate, grammar, grounding
-from stages.core import cli, params, strict_json, timing, yaml12
+from stages.answers import generate, grammar, grounding, processes
+from stages.answers.kept import Kept
+from stages.core import cli, hashes, params, strict_json, timing, yaml12
 from stages.data import records, writing
-from stages.model import chat, loading
+from stages.model import chat, checkpoints, loading
+
+LIBRARIES = ("llguidance", "tokenizers", "torch", "transformers")
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,28 @@ class Constrained:
     enabled: bool
 
 
+@dataclass(frozen=True)
+class Part:
+    """The rows of one file, their prompts in tokens, and the answers so far."""
+
+    rows: list[dict[str, Any]]
+    prompts: list[list[int]]
+    kept: Kept
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process needs to answer its share."""
+
+    folder: Path
+    device: loading.Device
+    settings: generate.Params
+    tokenizer: Any
+    schema: Path | None
+    fields: tuple[str, ...]
+    parts: list[Part]
+
+
 def check_answers_fit(source: Path, examples: list[dict[str, Any]], tokenizer: Any, most: int) -> None:
     """An expected answer that could not be written in full would count as a failure of every system."""
     for example in examples:
@@ -47,9 +74,11 @@ def check_answers_fit(source: Path, examples: list[dict[str, Any]], tokenizer: A
             )
 
 
-def load_grammar(schema: Path, tokenizer: Any, rows: list[dict[str, Any]]) -> grammar.Grammar:
+def load_grammar(schema: Path, tokenizer: Any, rows: list[dict[str, Any]], quiet: bool) -> grammar.Grammar:
     """The grammar of the contract; says on stderr where it and the task differ."""
     rules = grammar.load(schema, tokenizer)
+    if quiet:
+        return rules
     for part in rules.left_out:
         click.echo(f"predict: {schema}: the answers are not held to all of it: {part}", err=True)
     barred = [row["id"] for row in rows if not rules.spells(chat.answer_ids(tokenizer, row["answer"]))]
@@ -89,13 +118,43 @@ def output(row: dict[str, Any], answer: generate.Answer) -> dict[str, Any]:
     }
 
 
+def answer(process: int, count: int, job: Job, todo: list[list[list[int]]]) -> None:
+    """In one of `count` processes: of the batches that each part has to do, every so many-th."""
+    from tqdm import tqdm
+
+    rows = [row for part in job.parts for row in part.rows]
+    rules = load_grammar(job.schema, job.tokenizer, rows, quiet=process > 0) if job.schema else None
+    model = loading.load_model(job.folder, job.device.generate_dtype, job.device.name)
+    size, most = job.settings.batch_size, job.settings.max_new_tokens
+    shares = [batches[process::count] for batches in todo]
+    total = sum(len(batch) for share in shares for batch in share)
+    with tqdm(total=total, desc="predict", unit=" answers", disable=process > 0) as bar:
+        for part, share in zip(job.parts, shares, strict=True):
+            masks = masks_of(rules, [row["prompt"] for row in part.rows], job.fields)
+            started = time.monotonic()
+            for row, found in generate.greedy(model, job.tokenizer, part.prompts, most, size, masks, share):
+                part.kept.add(process, row, time.monotonic() - started, found)
+                started = time.monotonic()
+                bar.update()
+
+
+def answer_all(job: Job, count: int) -> None:
+    """Answer what is not answered yet, in so many processes."""
+    batches = sum(len(part.kept.batches) for part in job.parts)
+    while any(todo := [part.kept.todo() for part in job.parts]):
+        left = sum(map(len, todo))
+        if left < batches:
+            click.echo(f"predict: going on after {batches - left} of {batches} batches", err=True)
+        processes.run(answer, min(count, left), job, todo)
+
+
 def speed(found: list[generate.Answer], seconds: float, device: str) -> dict[str, Any]:
     """What the timing file holds."""
     return {
         "answers": len(found),
         "answer_tokens": sum(answer.answer_tokens for answer in found),
         "seconds": round(seconds, 2),
-        "answers_per_second": round(len(found) / seconds, 3),
+        "answers_per_second": round(len(found) / seconds, 3) if seconds else 0.0,
         "device": device,
     }
 
@@ -107,6 +166,8 @@ def speed(found: list[generate.Answer], seconds: float, device: str) -> dict[str
 @cli.path_option("--grounded", "rules.yaml whose copied_fields may only hold the user's words", required=False)
 @cli.path_option("--rows", "chat rows; may be repeated", multiple=True)
 @cli.path_option("--out", "predictions, one file for each --rows", multiple=True)
+@cli.path_option("--answered", "folder where a killed run left off")
+@click.option("--processes", "count", type=click.IntRange(1), help="they share the rows; one for each GPU by default")
 @cli.path_option("--timings", "timing file")
 def main(
     folder: Path,
@@ -115,6 +176,8 @@ def main(
     grounded: Path | None,
     rows: tuple[Path, ...],
     out: tuple[Path, ...],
+    answered: Path,
+    count: int | None,
     timings: Path,
 ) -> None:
     cli.end_with_caller()
@@ -129,20 +192,37 @@ def main(
     key, device = loading.device(params.load("compute", loading.Params).device)
     tokenizer = loading.load_tokenizer(folder)
     examples = {source: [vars(row) for row in records.read(source, Asked, "ignore", least=0)] for source in rows}
-    for source, part in examples.items():
-        check_answers_fit(source, part, tokenizer, settings.max_new_tokens)
-    rules = load_grammar(schema, tokenizer, [row for part in examples.values() for row in part]) if schema else None
+    for source, given in examples.items():
+        check_answers_fit(source, given, tokenizer, settings.max_new_tokens)
     turns = strict_json.read(prefix) if prefix else []
-    model = loading.load_model(folder, device.generate_dtype, device.name)
-    started, found = time.monotonic(), []
-    for part, target in zip(examples.values(), out, strict=True):
-        prompts = [chat.prompt_ids(tokenizer, chat.with_prefix(turns, row["prompt"])) for row in part]
-        masks = masks_of(rules, [row["prompt"] for row in part], fields)
-        answers = generate.answers(model, tokenizer, settings, prompts, masks)
-        writing.write_jsonl(target, [output(row, answer) for row, answer in zip(part, answers, strict=True)])
-        found += answers
-    seconds = time.monotonic() - started
+    inputs = {
+        "model": hashes.of_folder(folder),
+        "schema": hashes.of_file(schema) if schema else None,
+        "fields": fields,
+        "settings": asdict(settings),
+        "device": key,
+        "versions": {name: version(name) for name in LIBRARIES},
+        "code": checkpoints.code(),
+    }
+    parts = []
+    for given in examples.values():
+        asked = [row["prompt"] for row in given]
+        prompts = [chat.prompt_ids(tokenizer, chat.with_prefix(turns, prompt)) for prompt in asked]
+        batches = generate.batches(prompts, settings.batch_size)
+        parts.append(Part(given, prompts, Kept(answered, {**inputs, "asked": asked, "prompts": prompts}, batches)))
+    import torch
+
+    count = count or (torch.cuda.device_count() if device.name == "cuda" else 1)
+    answer_all(Job(folder, device, settings, tokenizer, schema, fields, parts), count)
+    found, seconds = [], 0.0
+    for part, target in zip(parts, out, strict=True):
+        done = part.kept.read()
+        writing.write_jsonl(target, [output(row, done[number][1]) for number, row in enumerate(part.rows)])
+        found += [one for _, one in done.values()]
+        seconds += sum(took for took, _ in done.values()) / count
     timing.record(timings, out[0], speed(found, seconds, key))
+    for part in parts:
+        part.kept.clear()
     return click.echo(f"predict: {len(found)} answers in {seconds:.0f} s on {key}", err=True)
 
 

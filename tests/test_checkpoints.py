@@ -16,9 +16,11 @@ from test_train import PREFIX, example
 from stages import train
 from stages.model import checkpoints
 
-# One server imports torch once and forks a fresh process for each training.
+# One server imports torch once and forks a fresh process for each run, here and in test_kept.py.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["bitsandbytes", "peft", "torch", "transformers", "trl", "stages.train"])
+IMPORTED = ["bitsandbytes", "peft", "trl", "transformers.models.auto.tokenization_auto"]
+IMPORTED += ["transformers.models.llama.modeling_llama", "stages.predict", "stages.train"]
+PROCESSES.set_forkserver_preload(IMPORTED)
 STEPS = 6
 NEVER = 1000.0  # minutes
 OUTPUTS = ["adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/made_from.json"]

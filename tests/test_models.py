@@ -181,7 +181,7 @@ def pipeline(here: Path, source: Path) -> tuple[Any, Result]:
         write_rows(here / f"{split}.jsonl", rows(first, count))
     (here / "behaviour").mkdir()
     base, merged, chats = "models/base", "models/merged", Path("data/chat")
-    answer = {"model": merged, "rows": chats / "test.jsonl", "timings": "p.json"}
+    answer = {"model": merged, "rows": chats / "test.jsonl", "answered": "kept", "timings": "p.json"}
     stages: list[tuple[Any, dict[str, Any]]] = [
         (fetch, {"out": base}),
         (build, {"train": "train.jsonl", "test": "test.jsonl", "behaviour": "behaviour", "schema": SCHEMA, "base": base,

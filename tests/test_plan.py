@@ -237,7 +237,8 @@ def test_each_architecture_runs_from_rows_to_answers(
     places = {"launch": ROOT / "stages" / "launch", "checkpoint_folder": "kept"}
     invoke(train.main, **prefix, **data, **losses, base="models/base", out="adapter", row_losses="rows.csv", **places)
     invoke(merge.main, base="models/base", adapter="adapter", out="merged")
-    invoke(predict.main, model="merged", rows="chat/test.jsonl", out="answers.jsonl", timings="timings.json")
+    out = {"out": "answers.jsonl", "answered": "answered", "timings": "timings.json"}
+    invoke(predict.main, model="merged", rows="chat/test.jsonl", **out)
     assert len((here / "answers.jsonl").read_text(encoding="utf-8").strip().split("\n")) == 2
     config = json.loads((here / "models/base/config.json").read_text(encoding="utf-8"))
     assert config["architectures"] == [f"{name}ForCausalLM"]

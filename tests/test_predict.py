@@ -1,5 +1,6 @@
 """The stage answers every row of every file, or none where it is switched off."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ def folder(here: Path) -> Path:
 
 
 def run(base: Path, *options: str) -> Result:
-    given = ["--model", str(base), "--rows", "rows.jsonl", "--out", "out.jsonl", "--timings", "timing.json", *options]
-    return CliRunner().invoke(predict.main, given)
+    given = ["--model", str(base), "--rows", "rows.jsonl", "--out", "out.jsonl", "--answered", "kept"]
+    return CliRunner().invoke(predict.main, [*given, "--timings", "timing.json", *options])
 
 
 def test_each_file_gets_the_answers_of_its_rows_in_their_order(folder: Path, base: Path) -> None:
@@ -61,6 +62,7 @@ def test_speed_is_answers_and_their_tokens_over_seconds() -> None:
     found = [generate.Answer("{}", 9, 3, False), generate.Answer("{", 9, 4, True)]
     expected = {"answers": 2, "answer_tokens": 7, "seconds": 1.6, "answers_per_second": 1.25, "device": "cpu-fp32"}
     assert predict.speed(found, 1.6, "cpu-fp32") == expected
+    assert predict.speed([], 0, "cpu-fp32")["answers_per_second"] == 0
 
 
 def test_with_a_schema_the_answers_are_held_to_it(folder: Path, base: Path) -> None:
@@ -107,11 +109,12 @@ def test_copied_fields_are_held_to_the_words_of_their_own_row(
     write_rows(folder / "rows.jsonl", [row | {"prompt": said} for row, said in zip(rows(2), prompts, strict=True)])
     held: list[Any] = []
 
-    def noted(_: Any, __: Any, ___: Any, asked: list[list[int]], masks: Any) -> list[generate.Answer]:
+    def noted(*given: Any) -> Iterator[tuple[int, generate.Answer]]:
+        *_, masks, chosen = given
         held.append((masks.conversations, masks.fields))
-        return [generate.Answer("{}", 1, 1, False)] * len(asked)
+        yield from ((row, generate.Answer("{}", 1, 1, False)) for batch in chosen for row in batch)
 
-    monkeypatch.setattr(generate, "answers", noted)
+    monkeypatch.setattr(generate, "greedy", noted)
     options = ["--schema", str(SCHEMA), "--grounded", "rules.yaml", "--rows", "more.jsonl", "--out", "more-out.jsonl"]
     assert run(base, *options).exit_code == 0
     assert held == [(prompts, ("title",)), ([rows(1)[0]["prompt"]], ("title",))]

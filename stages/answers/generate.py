@@ -43,6 +43,12 @@ class Mask(Protocol):
         """Forget all other rows."""
 
 
+def batches(prompts: list[list[int]], size: int) -> list[list[int]]:
+    """The numbers of the prompts that are answered together, rows of similar length."""
+    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), prompts[index]))
+    return [order[first : first + size] for first in range(0, len(order), size)]
+
+
 def greedy(
     model: Any,
     tokenizer: Any,
@@ -50,21 +56,20 @@ def greedy(
     max_new_tokens: int,
     batch_size: int,
     masks: Masks | None = None,
+    chosen: list[list[int]] | None = None,
 ) -> Iterator[tuple[int, Answer]]:
     """Yield (index into `prompts`, answer), batch by batch, rows of similar length together.
 
     `prompts` are token ids. What all of them begin with is computed once. Without `masks` nothing stands between the
-    model and its words.
+    model and its words. `chosen`: some of `batches`, the only ones to answer.
     """
     import torch
 
     start = _shared_length(prompts)
     stops = stop_ids(model, tokenizer)
-    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), prompts[index]))
     with torch.inference_mode(), prefix_cache.attention(model):
         shared = _prefill(model, prompts[0][:start]) if start else []
-        for first in range(0, len(order), batch_size):
-            batch = order[first : first + batch_size]
+        for batch in batches(prompts, batch_size) if chosen is None else chosen:
             own = [prompts[index][start:] for index in batch]
             written = _batch(model, own, start, shared, stops, max_new_tokens, masks(batch) if masks else None)
             for index, tokens in zip(batch, written, strict=True):
