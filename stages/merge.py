@@ -3,8 +3,8 @@
 In: base model, adapter. Out: models/merged with safetensors, config, tokenizer, greedy generation config,
 made_from.json, and a chat template that brings the system prompt of training along: a request without a system
 message gets, token for token, the prompt that the model was trained on. The adapter has learnt to correct the quantised
-weights, so it is merged into those, dequantised, and not into the original ones. One matrix at a time: the device holds
-the 4-bit base as in training, the host one file of the result.
+weights, so it is merged into those, dequantised, and not into the original ones; `merge.scale` is the share of it. One
+matrix at a time: the device holds the 4-bit base as in training, the host one file of the result.
 """
 
 import json
@@ -43,6 +43,7 @@ PROBES: list[list[chat.Turn]] = [
 
 @dataclass(frozen=True)
 class Params:
+    scale: params.Positive
     dtype: Literal["float32", "bfloat16", "float16"]
 
 
@@ -71,6 +72,19 @@ def weight(model: Any, name: str) -> Any:
     if isinstance(module, LoraLayer) and kind == "weight":
         return module.get_delta_weight("default").add_(dequantize_bnb_weight(module.get_base_layer().weight))
     return getattr(module.get_base_layer() if isinstance(module, LoraLayer) else module, kind)
+
+
+def scaled(model: Any, scale: float) -> Any:
+    """Keep that share of what its adapter adds: less of the task learnt, less of the base forgotten.
+
+    Interpolation between the weights before and after training (Lin et al. 2023, arXiv 2309.06256).
+    """
+    from peft.tuners.lora import LoraLayer
+
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.set_scale("default", scale)
+    return model
 
 
 def save(config: Any, dtype: str, out: Path, weight_of: Callable[[str], Any]) -> None:
@@ -115,6 +129,7 @@ def main(base: Path, adapter: Path, out: Path) -> None:
     device = loading.device(params.load("compute", loading.Params).device)[1]
     with loading.reading(adapter, "adapter_config.json"):
         model = PeftModel.from_pretrained(quantised.load(base, device), adapter).get_base_model()
+    scaled(model, settings.scale)
     config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     with writing.replacing_folder(out) as folder:
         save(config, settings.dtype, folder, partial(weight, model))

@@ -1,13 +1,14 @@
 """The merged model is base and adapter in one, with the prompt of training built in."""
 
 import json
+import shutil
 import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from conftest import ROOT
+from conftest import ROOT, configure
 from taught import PREFIX
 
 from stages import merge
@@ -37,10 +38,10 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path, base: Path, adapter: Path, dtype: str, key: str = "cpu-fp32") -> Path:
+def run(folder: Path, base: Path, adapter: Path, dtype: str, key: str = "cpu-fp32", scale: float = 1.0) -> Path:
     """Run the stage in `folder`; returns the merged model's."""
-    text = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("device: auto", f"device: {key}")
-    (folder / "params.yaml").write_text(text.replace("dtype: bfloat16", f"dtype: {dtype}"), encoding="utf-8")
+    shutil.copyfile(ROOT / "params.yaml", folder / "params.yaml")
+    configure(folder, compute={"device": key}, merge={"dtype": dtype, "scale": scale})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         options = ["--base", str(base), "--adapter", str(adapter), "--out", "merged"]
@@ -70,6 +71,22 @@ def test_the_merged_model_computes_what_base_and_adapter_compute(base: Path, ada
     assert torch.allclose(merged, logits(pair, ids), atol=1e-4)
     with pair.disable_adapter():
         assert not torch.allclose(merged, logits(pair, ids), atol=1e-2)
+
+
+def test_the_scale_is_the_share_of_the_adapter_that_is_added(
+    base: Path, adapter: Path, exact: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    bare = quantised.dequantised(base, FP32).state_dict()
+    whole, half = (
+        load_file(folder / "model.safetensors")
+        for folder in (exact, run(tmp_path, base, adapter, "float32", scale=0.5))
+    )
+    added = [name for name, tensor in whole.items() if not tensor.equal(bare[name])]
+    assert len(added) == 2 * 7  # every linear layer
+    for name, tensor in half.items():
+        assert tensor.allclose((whole[name] + bare[name]) / 2, atol=1e-6), name
 
 
 @pytest.mark.parametrize(("key", "dtype"), [("cpu-fp32", "float32"), ("cpu-bf16", "bfloat16"), ("cpu-fp32", "float16")])
