@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from tools import report, table
@@ -15,8 +16,9 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DECIDING = (ROOT / "docs" / "deciding.md").read_text(encoding="utf-8")
 MEND = "python -m tools.table --write README.md --write docs/deciding.md"
-NAMES = ("README.md", "AGENTS.md", "CONTRIBUTING.md", "benchmarks/README.md", "data/README.md", "data/behaviour/README.md")
-PAGES = [*(ROOT / name for name in NAMES), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / name for name in ("README.md", "AGENTS.md", "CONTRIBUTING.md")]
+PAGES += [ROOT / name / "README.md" for name in ("benchmarks", "data", "data/behaviour")]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -49,8 +51,19 @@ def test_the_verdict_of_the_readme_is_what_its_command_prints(monkeypatch: pytes
     assert [line for line in shown if line not in printed] == []  # `in` goes on from the line before: in this order
 
 
+def test_the_sizes_of_the_folders_that_are_shipped() -> None:
+    page = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+    outs = [
+        out for stage in yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"].values() for out in stage["outs"]
+    ]
+    sizes = {out["path"]: f"{out['size'] / 1e6:.0f} MB" for out in outs}
+    assert f"safetensors folder of {sizes['models/merged']}" in page
+    assert f"a GGUF file ({sizes['models/gguf']} at 8 bits)" in page
+
+
 def test_the_readme_says_of_what_its_figures_are() -> None:
-    asked = [json.loads(line) for line in (ROOT / "metrics" / "behaviour.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = (ROOT / "metrics" / "behaviour.jsonl").read_text(encoding="utf-8").splitlines()
+    asked = [json.loads(line) for line in lines]
     [(request, answer)] = re.findall(r'^\$ python -m tools\.ask "(.*)"\n(.*)\ncontract: ok$', README, re.MULTILINE)
     assert [row["answers"] for row in asked if row["requests"] == [request]] == [[answer]]
     assert request not in "".join(file.read_text(encoding="utf-8") for file in (ROOT / "data" / "raw").glob("*.jsonl"))
