@@ -1,5 +1,6 @@
 """QLoRA of an 8B on one card: tokens per second and peak memory of this project, of TRL's defaults and of plain PEFT.
 
+\b
     python -m benchmarks.gpu --out benchmarks/gpu.json      # minutes on an H100; 16 GB of disk, 5 GB of host memory
     python -m benchmarks.gpu --shape tiny                   # the same, line for line, in seconds on a CPU
 

@@ -1,5 +1,6 @@
 """Time and memory of the validate stage at 1,000, 10,000 and 100,000 training rows, or as many as --rows says.
 
+\b
     python -m benchmarks.validate --out benchmarks/validate.json
     python -m benchmarks.validate --rows 1000 --rows 10000 --rows 100000 --rows 1000000 --out benchmarks/validate.json
 

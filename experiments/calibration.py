@@ -1,10 +1,12 @@
 """Are 'better', 'worse' and failures of the gate as rare as promised when only the seed differs? And what is noticed?
 
+\b
     python -m experiments.calibration
 
 In: metrics/experiments/seeds.json of these test rows, outcomes, gate.yaml. Out: metrics/experiments/calibration.json.
 The judge is the report's own: review/compare.py, with the gate's rule for exact match. It judges
 
+\b
 - `recorded`: each pair of the recorded trainings, both ways;
 - `simulated`: trainings drawn from the rates of the rows. A row's chance to be right has the Beta distribution that
   fits how often two trainings disagree, given how often this row was right. A training shifts the log-odds of all rows

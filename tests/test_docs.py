@@ -6,19 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from click.testing import CliRunner
 
-from tools import table
+from tools import report, table
+from versions import history
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DECIDING = (ROOT / "docs" / "deciding.md").read_text(encoding="utf-8")
 MEND = "python -m tools.table --write README.md --write docs/deciding.md"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / name for name in ("README.md", "AGENTS.md", "CONTRIBUTING.md")]
+PAGES += [ROOT / name / "README.md" for name in ("benchmarks", "data", "data/behaviour")]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_module_target_and_link_exists(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
+    text = re.sub(r"`python -m [^`]+` at commit", "", page.read_text(encoding="utf-8"))  # of what is gone since
     modules = set(re.findall(r"python -m ((?:stages|tools|benchmarks|experiments)\.\w+)", text))
     assert all((ROOT / module.replace(".", "/")).with_suffix(".py").is_file() for module in modules), modules
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -33,6 +38,42 @@ def test_the_readme_leads_to_every_page() -> None:
     assert {"make repro", "make test", "python -m tools.ask"} <= set(
         re.findall(r"make \w+|python -m tools\.ask", README)
     )
+
+
+def test_the_verdict_of_the_readme_is_what_its_command_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    if not (ROOT / ".git").exists() or history.is_shallow():
+        pytest.skip("the history is not here")
+    [(base, head)] = re.findall(r"`python -m tools\.report (\w+) --head (\w+)`", README)
+    printed = iter(CliRunner().invoke(report.main, [base, "--head", head]).output.split("\n"))
+    shown = re.findall(r"^> (.+)$", README, re.MULTILINE)
+    assert len(shown) > 12
+    assert [line for line in shown if line not in printed] == []  # `in` goes on from the line before: in this order
+
+
+def test_the_sizes_of_the_folders_that_are_shipped() -> None:
+    page = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+    outs = [
+        out for stage in yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"].values() for out in stage["outs"]
+    ]
+    sizes = {out["path"]: f"{out['size'] / 1e6:.0f} MB" for out in outs}
+    assert f"safetensors folder of {sizes['models/merged']}" in page
+    assert f"a GGUF file ({sizes['models/gguf']} at 8 bits)" in page
+
+
+def test_the_readme_says_of_what_its_figures_are() -> None:
+    lines = (ROOT / "metrics" / "behaviour.jsonl").read_text(encoding="utf-8").splitlines()
+    asked = [json.loads(line) for line in lines]
+    [(request, answer)] = re.findall(r'^\$ python -m tools\.ask "(.*)"\n(.*)\ncontract: ok$', README, re.MULTILINE)
+    assert [row["answers"] for row in asked if row["requests"] == [request]] == [[answer]]
+    assert request not in "".join(file.read_text(encoding="utf-8") for file in (ROOT / "data" / "raw").glob("*.jsonl"))
+    files = {name: (ROOT / "data" / "test" / f"{name}.jsonl").read_text(encoding="utf-8") for name in ("head", "tail")}
+    head, tail = (text.count("\n") for text in files.values())
+    answers = read("metrics/detail/evaluate.json")["systems"]["tuned"]["n"]
+    for words in (f"{head + tail} rows that we wrote", f"({head} rows)", f"({tail})", f"hence {answers} answers"):
+        assert words in README, words
+    typos = [row["passed"] for row in asked if row["capability"] == "invariance-typo"]
+    assert f"{sum(typos)} of {len(typos)} leave the answer as it is" in README
 
 
 @pytest.mark.parametrize(("page", "mark"), [("README.md", "table"), ("docs/deciding.md", "kept")])

@@ -30,7 +30,7 @@ TRAINING = {
     "stages/model",
 }
 FETCHING = {"stages/fetch.py", "stages/core"}
-# Who may import whom: a package depends on those before it, so a change to `scores` answers nothing again.
+# Who may import whom: a package depends on those before it, so a change to `scores` writes no answer again.
 PACKAGES = {
     "core": {"core"},
     "data": {"core", "data"},

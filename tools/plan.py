@@ -1,5 +1,6 @@
 """Will it fit? Memory of training by part, and of each stage, from the model's config and params.yaml.
 
+\b
     python -m tools.plan                                          # the default model on this machine
     python -m tools.plan --model Qwen2.5-7B-Instruct --card 24GB  # a model of catalogue.yaml on a card
     python -m tools.plan --check                                  # the next training, here: exit 1 when it can't fit
