@@ -230,6 +230,7 @@ def end_to_end(scratch: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         "merge": [f"--base={BASE}", f"--adapter={files['adapter']}", f"--out={files['merged']}"],
         "predict": [f"--model={files['merged']}", f"--rows={CHAT / 'test.jsonl'}", f"--out={files['answers.jsonl']}"],
     }
+    words["predict"] += [f"--answered={scratch / 'answered'}"]
     for stage, options in words.items():
         timing, started = scratch / f"{stage}.json", time.monotonic()
         timed = [] if stage == "merge" else [f"--timings={timing}"]

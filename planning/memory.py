@@ -126,9 +126,9 @@ def quantised(shape: Shape, run: Run) -> float:
 
 def trained(shape: Shape, run: Run) -> float:
     """Bytes of the base that an adapter is attached to; see quantised.for_training."""
-    full = run.bytes_per_value * shape.parameters
-    mapped = 2 * shape.linear if run.bytes_per_value < FLOAT32 else 0
-    return full + mapped if run.on_cpu and full <= IN_FULL else quantised(shape, run)
+    size = run.bytes_per_value
+    dequantised = run.on_cpu and size * shape.parameters <= IN_FULL
+    return quantised(shape, run) + (size - NF4) * shape.linear * dequantised
 
 
 def parts(shape: Shape, run: Run) -> dict[str, float]:

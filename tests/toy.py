@@ -165,12 +165,14 @@ def name_versions(folder: Path) -> None:
 
 
 def state(folder: Path) -> dict[str, bytes]:
-    """Every file that a version consists of."""
+    """Every file that a version consists of; a killed DVC leaves empty `.NAME.tmp` files, which Git ignores."""
     roots = ("data/raw", "data/test", "data/schema.json", "expectations", "params.yaml", "dvc.lock", "metrics", *OUTS)
     paths = [
         path for root in roots for path in ((folder / root).rglob("*") if (folder / root).is_dir() else [folder / root])
     ]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in paths if path.is_file() and path.suffix != ".tmp"
+    }
 
 
 def copy(template: Path, folder: Path) -> Path:
