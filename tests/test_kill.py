@@ -171,8 +171,10 @@ def test_what_was_killed_is_unsound_or_whole_and_the_next_run_finishes_it(
             command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         time.sleep(MOMENTS.uniform(0.2, 1) * seconds)
+        below = psutil.Process(running.pid).children(recursive=True)
         os.killpg(running.pid, signal.SIGKILL)
         running.wait()
+        psutil.wait_procs(below, 10)  # DVC takes a killed process for a running one until init has noticed its end
         # Git sees data and metrics, DVC the models.
         sound = record.is_recorded(history.working_tree())
         if sound and not subprocess.run([sys.executable, "-m", "dvc", "status", "-q"], check=False).returncode:
