@@ -33,7 +33,6 @@ PRICES: dict[str, Any] = {"prompt_price": 1.0, "answer_price": 5.0, "machine_day
         ({"differentiation": True}, replace(EQUAL, rows=499), "few-shot prompting: 499 training rows are few"),
         ({}, replace(BETTER, rows=499), "fine-tune: it is right more often"),
         ({"differentiation": True}, replace(EQUAL, rows=500), "fine-tune: the behaviour is worth owning"),
-        ({}, EQUAL, "few-shot prompting: nothing"),
         ({"differentiation": False}, EQUAL, "few-shot prompting: nothing"),
         ({"minimum_accuracy": 0.25}, BETTER, "few-shot prompting: nothing"),
         ({"minimum_accuracy": 0.26}, BETTER, "fine-tune: it is right more often"),

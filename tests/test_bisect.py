@@ -143,7 +143,6 @@ def test_what_changed_in_the_same_step_is_named(repository: Path) -> None:
         (("last", "first"), "is not an ancestor of"),
         (("first", "last", "--metric", "tuned.nothing"), "one of exact_match"),
         (("first", "last", "--metric", "nobody.exact_match"), "verdict of nobody"),
-        (("nowhere", "last"), "neither a commit"),
     ],
 )
 def test_a_question_that_cannot_be_asked_is_refused_in_a_line(

@@ -29,21 +29,13 @@ def test_task_api_discriminator_and_kinds() -> None:
     "change",
     [
         {"action": "archive"},
-        {"title": ""},
         {"title": " Buy milk"},
         {"title": 3},
-        {"priority": "urgent"},
         {"priority": None},
         {"due_date": "someday"},
-        {"due_date": "none"},
-        {"due_date": "in_0_days"},
-        {"due_date": "13-01"},
-        {"due_date": "02-30"},
-        {"due_date": "2027-04-31"},
         {"due_date": "today\n"},
         {"title": "Buy milk\n"},
         {"title": "Buy\x00milk"},
-        {"title": "Buy\tmilk"},
         {"extra": 1},
     ],
 )
@@ -51,10 +43,8 @@ def test_task_api_refuses(change: dict[str, Any]) -> None:
     assert TASK_API.error(CREATE | change)
 
 
-@pytest.mark.parametrize(
-    "due", [None, "today", "next_friday", "in_12_weeks", "day_31", "02-29", "11-30", "12-31", "2027-01-05"]
-)
-def test_task_api_accepts_the_vocabulary(due: str | None) -> None:
+@pytest.mark.parametrize("due", [None, "in_12_weeks", "2027-01-05"])
+def test_task_api_accepts(due: str | None) -> None:
     assert TASK_API.error(CREATE | {"due_date": due}) is None
 
 
@@ -62,10 +52,6 @@ def test_task_api_accepts_the_vocabulary(due: str | None) -> None:
 def test_an_answer_is_one_strict_object(text: str) -> None:
     with pytest.raises(strict_json.JsonError):
         contract.parse_answer(text)
-
-
-def test_white_space_around_an_answer_is_no_matter() -> None:
-    assert contract.parse_answer('{"a":1} ') == {"a": 1}
 
 
 @pytest.mark.parametrize(

@@ -170,18 +170,8 @@ def test_better_and_worse_are_about_the_retraining_and_the_two_models_stand_besi
 
 @pytest.mark.parametrize("changed", [{"metric": "json_valid"}, {"system": "few_shot"}])
 def test_noise_counts_for_what_it_was_measured_on(changed: dict[str, Any]) -> None:
-    before, after = rows([True] * 3), rows([True] * 3)
-    both = [
-        [replace(row, verdicts={"tuned": "exact", "few_shot": "exact"}) for row in side.values()]
-        for side in (before, after)
-    ]
-    assert compare.measured(list(zip(*both, strict=True)), replace(RULE, **changed), 0.95, NOISE).alone is None
-
-
-def test_the_gate_takes_the_interval_of_the_retraining() -> None:
-    before, after = rows([True] * 300), rows([False] * 20 + [True] * 280)
-    assert holds(before, after) == [False, True]
-    assert holds(before, after, known=replace(NOISE, spread={"exact_match": 0.03})) == [True, True]
+    row = replace(rows([True])["r0"], verdicts={"tuned": "exact", "few_shot": "exact"})
+    assert compare.measured([(row, row)] * 3, replace(RULE, **changed), 0.95, NOISE).alone is None
 
 
 # Read from Git
@@ -245,9 +235,7 @@ def test_a_gate_that_can_not_be_read_is_refused(base: str, old: str, new: str) -
         ('{"id":"b","tuned":{"verdict":"exact"}}', ":2: id 'b' occurs twice"),
         ('{"id":"a","tuned":{"verdict":NaN}}', ":2: NaN"),
         ('["a"]', ":2: "),
-        ("7", ":2: "),
         ("\n", ":2: "),
-        ("[" * 5000, ":2: "),
         (None, "missing or empty"),
     ],
 )
@@ -258,9 +246,7 @@ def test_outcomes_that_evaluate_would_not_write_are_refused(base: str, line: str
 
 
 def test_a_request_of_several_turns_is_one_text(base: str) -> None:
-    line = small.outcome(1, False) | {
-        "request": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    }
+    line = small.outcome(1, False, request=[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
     found = compare.outcomes(tree(small.OUTCOMES, json.dumps(line)), ["tuned"])["r1"]
     assert (found.request, found.expected, found.answers) == ("a ⏎ b", small.RIGHT, {"tuned": small.WRONG})
     assert (found.group, found.kind, found.slice) == ("r1", "list", "")
@@ -276,7 +262,6 @@ RECORDED |= {"computed_from": {"test": "t"}, "times_right": {"a": 0, "b": 8, "c"
         {"seeds": 1},
         {"seeds": None},
         {"date": "yesterday"},
-        {"date": 5},
         {"spread": [1]},
         {"spread": {"exact_match": "x"}},
         {"computed_from": {"test": "other"}},
@@ -311,13 +296,8 @@ def test_the_stricter_limit_counts_and_the_stage_is_not_asked(base: str) -> None
     for head in (beyond, beyond | {"limit": 0.9}, limit(low=0.01, limit=0.005)):
         [check] = kept_of(Check, before, limits(head))
         assert not check.holds
-    [check] = kept_of(Check, before, limits(limit(low=0.05, value=0.1, high=0.3)))
-    assert (check.holds, check.rule, check.before, check.after) == (
-        True,
-        "at most 0.05",
-        "0.010 [0.000, 0.020]",
-        "0.100 [0.050, 0.300]",
-    )
+    words = "0.010 [0.000, 0.020]", "0.100 [0.050, 0.300]", "at most 0.05"
+    assert kept_of(Check, before, limits(limit(low=0.05, value=0.1, high=0.3))) == [Check("lost", *words, holds=True)]
 
 
 @pytest.mark.parametrize("before", [{"limits": [limit(low=0.3, value=0.4, high=0.5)]}, {"limits": 7}])
@@ -334,8 +314,6 @@ def test_what_the_base_lost_or_broke_does_not_fail_a_change_that_mends_it(base: 
         ([], "on 0 now"),
         ([limit(what="another")], "on 0 now"),
         ([limit(low="0")], "limits: "),
-        ([limit(n=True)], "limits: "),
-        ([7], "limits: "),
     ],
 )
 def test_measuring_less_is_a_problem(base: str, head: list[Any], reason: str) -> None:

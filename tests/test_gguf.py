@@ -2,19 +2,19 @@
 
 import re
 import weakref
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from conftest import ROOT
-from taught import PREFIX
 
 from stages import gguf
 from stages.core import cli, hashes
 from stages.model import chat, loading
 
-SYSTEM = PREFIX[0]["content"]
 REQUEST: list[chat.Turn] = [{"role": "user", "content": "don't forget 12 tasks, Zoë — 3.5€"}]
 CONVERSATIONS: list[list[chat.Turn]] = [
     REQUEST,
@@ -74,11 +74,7 @@ def test_eight_bits_keep_the_logits_near(small: Path, merged: Path) -> None:
     assert (back - kept).abs().max() < 0.1 * kept.std()
 
 
-def test_a_repeat_gives_the_same_bytes(small: Path, merged: Path, tmp_path: Path) -> None:
-    assert hashes.of_folder(run(tmp_path, merged, "Q8_0")) == hashes.of_folder(small)
-
-
-def test_memory_holds_one_weight_at_a_time(
+def test_a_repeat_gives_the_same_bytes_with_one_weight_in_memory_at_a_time(
     merged: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: list[weakref.ref[Any]] = []
@@ -97,12 +93,6 @@ def test_memory_holds_one_weight_at_a_time(
 
 def test_the_pipeline_goes_on_without_a_gguf(merged: Path, tmp_path: Path) -> None:
     assert list(run(tmp_path, merged, "none").iterdir()) == []
-
-
-def test_what_is_no_merged_model_is_one_line(here: Path) -> None:
-    ran = CliRunner().invoke(gguf.main, ["--merged", "nowhere", "--out", "gguf"])
-    assert (ran.exit_code, ran.stderr.count("\n")) == (1, 1)
-    assert "nowhere/made_from.json: No such file" in ran.stderr
 
 
 # --- llama.cpp itself ---
@@ -184,44 +174,31 @@ def other_model(kind: str, base: Path, folder: Path) -> Path:
     return folder
 
 
-def test_a_qwen2_model_loads_back_with_the_same_logits(base: Path, tmp_path: Path) -> None:
-    import torch
-
-    folder = other_model("qwen2", base, tmp_path)
-    ids = list(range(3, 60))
-    assert torch.allclose(logits(load(folder, "model.gguf"), ids), logits(load(folder), ids), atol=1e-5)
-
-
 @pytest.mark.parametrize("kind", ["qwen2", "llama", "mistral", "qwen3", "smollm3"])
 def test_llama_cpp_reads_other_architectures(kind: str, base: Path, tmp_path: Path) -> None:
     folder = other_model(kind, base, tmp_path)
     assert_llama_cpp_agrees(llama_cpp(folder / "model.gguf"), folder, list(range(3, 200)))
 
 
-# --- what the writer can't express is refused ---
+YARN = SimpleNamespace(rope_parameters={"rope_type": "yarn"}, architectures=["LlamaForCausalLM"])
 
 
-def test_an_unknown_architecture_is_refused() -> None:
-    from transformers import Phi3Config
-
-    with pytest.raises(cli.InputError, match=r"Phi3ForCausalLM is not one of .* set gguf.type to none"):
-        gguf.architecture(Phi3Config(architectures=["Phi3ForCausalLM"]))
-
-
-def test_an_unknown_rotary_embedding_is_refused() -> None:
-    from transformers import Qwen2Config
-
-    rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}
-    with pytest.raises(cli.InputError, match="type yarn"):
-        gguf.rope_factors(Qwen2Config(architectures=["Qwen2ForCausalLM"], rope_parameters=rope))
-
-
-def test_an_unknown_way_to_cut_text_is_refused() -> None:
-    with pytest.raises(cli.InputError, match="Whitespace"):
-        gguf.cut({"type": "Whitespace"})
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        (lambda: gguf.rope_factors(YARN), "type yarn .* set gguf.type to none"),
+        (lambda: gguf.cut({"type": "Whitespace"}), "Whitespace"),
+        (lambda: gguf.modelfile("", 'say """', [], 64), "Modelfile"),
+        (lambda: gguf.modelfile("", 'say "yes"', [], 64), "Modelfile"),
+    ],
+    ids=["rotary embedding", "way to cut text", "three quotes in the prompt", "quote at the end of the prompt"],
+)
+def test_what_the_writer_cannot_express_is_refused(write: Callable[[], object], reason: str) -> None:
+    with pytest.raises(cli.InputError, match=reason):
+        write()
 
 
-# --- Ollama ---
+# --- Ollama; test_models renders the prompts of whole families with these ---
 
 
 def go(template: str, values: dict[str, str]) -> str:
@@ -248,22 +225,7 @@ def directives(small: Path) -> dict[str, str]:
     return dict(re.findall(r'^(TEMPLATE|SYSTEM) """(.*?)"""$', text, flags=re.DOTALL | re.MULTILINE))
 
 
-@pytest.mark.parametrize("texts", [["buy milk"], ["buy milk", "done", "drop it"], ["a", "b", "c", "d", "e"]])
-def test_the_modelfile_renders_the_prompt_of_training(small: Path, tokenizer: Any, texts: list[str]) -> None:
-    found = directives(small)
-    turns = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(texts)]
-    trained = chat.prompt_ids(tokenizer, chat.with_prefix(PREFIX, turns))
-    rendered = ollama(found["TEMPLATE"], found["SYSTEM"], *texts)
-    assert tokenizer.encode(rendered, add_special_tokens=False) == trained
-
-
 def test_the_modelfile_names_weights_and_stop_tokens(small: Path) -> None:
     lines = (small / "Modelfile").read_text(encoding="utf-8").split("\n")
     assert lines[0] == "FROM ./model.gguf"
     assert {"PARAMETER temperature 0", "PARAMETER repeat_penalty 1", 'PARAMETER stop "<|im_end|>"'} <= set(lines)
-
-
-@pytest.mark.parametrize("system", ['say """', 'say "yes"'])
-def test_a_prompt_that_a_modelfile_cannot_hold_is_refused(system: str) -> None:
-    with pytest.raises(cli.InputError, match="Modelfile"):
-        gguf.modelfile("", system, [], 64)

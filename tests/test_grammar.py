@@ -67,12 +67,6 @@ def test_a_random_model_meets_the_contract(base: Path, tokenizer: Any, prompts: 
     assert [strict_json.compact(value) for value in values] == [answer.text for answer in found]
 
 
-def test_without_a_grammar_the_same_model_breaks_it(model: Any, tokenizer: Any, prompts: Any) -> None:
-    for _, answer in generate.greedy(model, tokenizer, prompts, 20, 4):
-        with pytest.raises(strict_json.JsonError):
-            contract.parse_answer(answer.text)
-
-
 class Nothing:
     """A mask that forbids nothing."""
 
@@ -87,11 +81,6 @@ class Nothing:
 def test_a_mask_that_forbids_nothing_changes_nothing(model: Any, tokenizer: Any, prompts: Any, batch_size: int) -> None:
     free = list(generate.greedy(model, tokenizer, prompts, 12, batch_size))
     assert list(generate.greedy(model, tokenizer, prompts, 12, batch_size, lambda _: Nothing())) == free
-
-
-def test_each_row_follows_its_own_grammar(model: Any, tokenizer: Any, prompts: Any, rules: grammar.Grammar) -> None:
-    alone = dict(generate.greedy(model, tokenizer, prompts, 30, 1, rules.masks))
-    assert dict(generate.greedy(model, tokenizer, prompts, 30, 4, rules.masks)) == alone
 
 
 @pytest.mark.parametrize(

@@ -102,16 +102,6 @@ def test_links_of_a_version_are_left_out(repository: Path) -> None:
     assert history.read(commit, "data/raw/link.jsonl") is None
 
 
-def test_the_hash_of_a_folder_is_the_one_that_dvc_records(repository: Path) -> None:
-    assert names.data_hashes(["v-first", "v-large", "v-last"]) == [
-        {name: md5 for md5, name in names.names().items()}[name] for name in ("first", "large", "last")
-    ]
-
-
-def test_a_version_is_known_by_its_name_and_by_its_commit(repository: Path) -> None:
-    assert names.commit_of("first") == names.commit_of("v-first") == history.resolve("v-first")
-
-
 def test_a_table_in_a_page_does_not_decide_what_a_branch_is(repository: Path) -> None:
     page = Path("data/README.md")
     page.write_text(page.read_text(encoding="utf-8").replace("| first |", "| main |"), encoding="utf-8")
@@ -131,8 +121,7 @@ def test_the_newest_commit_that_records_its_metrics_stands_for_a_version(reposit
 @pytest.mark.parametrize(
     "pointer",
     [
-        "outs: [{path: /tmp/x, md5: MD5, hash: md5}]",
-        "outs: [{path: ../../stages/toy.py, md5: MD5, hash: md5}]",
+        "outs: [{path: ../evil.jsonl, md5: MD5, hash: md5}]",
         "outs: [{path: other.jsonl, md5: MD5, hash: md5}]",
         "outs: [{path: evil.jsonl, md5: MD5.dir, hash: md5}]",
         "outs: [{path: evil.jsonl, md5: ../../x, hash: md5}]",
@@ -142,7 +131,6 @@ def test_the_newest_commit_that_records_its_metrics_stands_for_a_version(reposit
         "outs: [{path: evil.jsonl, md5: MD5}]",
         "outs: [{path: evil.jsonl, md5: MD5, hash: md5-dos2unix}]",
         "outs: evil.jsonl",
-        "- evil.jsonl",
         "outs: [",
     ],
 )

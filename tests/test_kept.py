@@ -78,13 +78,8 @@ def whole(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
 
 @pytest.mark.parametrize(
     ("at", "how"),
-    [
-        pytest.param(0, signal.SIGKILL, id="killed before the first answer"),
-        pytest.param(1, signal.SIGKILL, id="killed after one batch"),
-        pytest.param(BATCHES - 1, signal.SIGKILL, id="killed in the last batch"),
-        pytest.param(1, signal.SIGTERM, id="terminated after one batch"),
-        pytest.param(BATCHES - 1, signal.SIGTERM, id="terminated in the last batch"),
-    ],
+    [(0, signal.SIGKILL), (BATCHES - 1, signal.SIGKILL), (1, signal.SIGTERM)],
+    ids=["killed before the first answer", "killed in the last batch", "terminated after one batch"],
 )
 def test_a_killed_run_goes_on_to_the_same_bytes(
     tmp_path: Path, base: Path, whole: list[bytes], at: int, how: signal.Signals

@@ -98,14 +98,6 @@ def test_a_writer_leaves_what_another_one_is_writing(tmp_path: Path) -> None:
         assert (folder / "first").is_file()
 
 
-def test_a_writer_removes_what_a_killed_one_left(tmp_path: Path) -> None:
-    gone = child(lambda: None)
-    status(gone)
-    (tmp_path / f".result.{gone}.part").mkdir()
-    folder_of(tmp_path / "result", "b")
-    assert [file.name for file in tmp_path.iterdir()] == ["result"]
-
-
 def full_disk() -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
@@ -246,14 +238,3 @@ def test_a_stage_stops_when_its_caller_is_killed(
 )
 def test_a_caller_is_known_by_its_command(words: list[str], known: bool) -> None:
     assert cli._is_caller(SimpleNamespace(cmdline=lambda: words)) is known
-
-
-def test_a_killed_process_that_nobody_waited_for_is_gone() -> None:
-    process = psutil.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    runs = cli._runs(process)
-    process.kill()
-    while process.status() != psutil.STATUS_ZOMBIE:
-        time.sleep(0.01)
-    gone = not cli._runs(process)
-    process.wait()
-    assert (runs, gone) == (True, True)

@@ -59,14 +59,6 @@ def test_a_model_that_recites_its_training_rows_breaks_the_limit(here: Path, bas
     assert detail["computed_from"]["train"] == hashes.of_file(here / "train.jsonl")
 
 
-def test_a_model_that_never_saw_them_does_not(here: Path, merged: Path) -> None:
-    assert run(merged).exit_code == 0
-    metrics, detail = written(here)
-    assert metrics["extracted_train"] == 0.0
-    assert detail["limits"][0]["holds"]
-    assert (detail["without_request"]["train"]["n"], detail["without_request"]["extracted_ids"]) == (3, [])
-
-
 def test_the_limit_is_on_answers_extracted_without_their_request(
     here: Path, merged: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,22 +73,16 @@ def test_the_limit_is_on_answers_extracted_without_their_request(
     assert detail["with_request"]["difference"]["extracted"] == 1.0
 
 
+@pytest.mark.parametrize(("way", "said"), [("with_request", "buy milk"), ("without_request", "")])
 @pytest.mark.parametrize("answer", ["{}", '{"title":"one"}', '{"title":"one more"}'])
-def test_the_first_half_is_given_and_the_rest_asked_for(tokenizer: Any, answer: str) -> None:
-    example = row("a", answer, "buy milk")
-    prompt = chat.prompt_ids(tokenizer, example.prompt)
-    query = memorisation.query(tokenizer, "with_request", example)
+def test_the_first_half_is_given_and_the_rest_asked_for(tokenizer: Any, answer: str, way: str, said: str) -> None:
+    prompt = chat.prompt_ids(tokenizer, [{"role": "user", "content": said}])
+    query = memorisation.query(tokenizer, way, row("a", answer, "buy milk"))
     (rest,) = query.continuations
     given = query.context[len(prompt) :]
     assert query.context[: len(prompt)] == prompt
     assert given + rest == chat.answer_ids(tokenizer, answer)
     assert len(given) - (len(rest) - 1) in (0, 1)
-
-
-def test_without_the_request_the_user_says_nothing(tokenizer: Any) -> None:
-    query = memorisation.query(tokenizer, "without_request", row("a", "{}", "buy milk"))
-    silent = chat.prompt_ids(tokenizer, [{"role": "user", "content": ""}])
-    assert query.context[: len(silent)] == silent
 
 
 def test_answers_of_both_splits_are_left_out_and_each_counts_once() -> None:

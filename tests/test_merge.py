@@ -12,7 +12,7 @@ from conftest import ROOT, configure
 from taught import PREFIX
 
 from stages import merge
-from stages.core import cli, hashes
+from stages.core import cli
 from stages.model import chat, loading, quantised
 
 FP32 = loading.DEVICES["cpu-fp32"]
@@ -52,25 +52,6 @@ def run(folder: Path, base: Path, adapter: Path, dtype: str, key: str = "cpu-fp3
 @pytest.fixture(scope="module")
 def exact(base: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(tmp_path_factory.mktemp("exact"), base, adapter, "float32")
-
-
-def logits(model: Any, ids: list[int]) -> Any:
-    import torch
-
-    with torch.inference_mode():
-        return model(torch.tensor([ids])).logits[0]
-
-
-def test_the_merged_model_computes_what_base_and_adapter_compute(base: Path, adapter: Path, exact: Path) -> None:
-    import torch
-    from peft import PeftModel
-
-    ids = list(range(3, 60))
-    pair = PeftModel.from_pretrained(quantised.dequantised(base, FP32), adapter).eval()
-    merged = logits(loading.load_model(exact, "float32", "cpu"), ids)
-    assert torch.allclose(merged, logits(pair, ids), atol=1e-4)
-    with pair.disable_adapter():
-        assert not torch.allclose(merged, logits(pair, ids), atol=1e-2)
 
 
 def test_the_scale_is_the_share_of_the_adapter_that_is_added(
@@ -159,11 +140,5 @@ def test_an_engine_reads_how_to_answer_and_when_to_stop(exact: Path, tokenizer: 
     assert settings["eos_token_id"] == [tokenizer.eos_token_id]
 
 
-def test_a_repeat_gives_the_same_bytes_without_a_pickle(base: Path, adapter: Path, tmp_path: Path) -> None:
-    import torch
-    from safetensors.torch import load_file
-
-    folders = [run(tmp_path, base, adapter, "bfloat16").rename(tmp_path / name) for name in ("first", "second")]
-    assert hashes.of_folder(folders[0]) == hashes.of_folder(folders[1])
-    assert {file.suffix for file in folders[0].iterdir()} == {".safetensors", ".json", ".jinja"}
-    assert {weight.dtype for weight in load_file(folders[0] / "model.safetensors").values()} == {torch.bfloat16}
+def test_the_folder_holds_no_pickle(exact: Path) -> None:
+    assert {file.suffix for file in exact.iterdir()} == {".safetensors", ".json", ".jinja"}

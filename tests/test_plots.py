@@ -55,10 +55,6 @@ def texts(svg: str) -> list[str]:
     return [element.text or "" for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]  # noqa: S314
 
 
-def test_dvc_opens_with_the_pictures_in_order(specs: dict[str, Any]) -> None:
-    assert list(specs) == NAMES
-
-
 def test_rates_stand_with_interval_and_n_from_the_lowest_up(specs: dict[str, Any]) -> None:
     shown = texts(plots.svg(specs["systems"], plots.LIGHT))
     assert [text for text in shown if "_shot" in text or text == "tuned"] == ["zero_shot", "few_shot", "tuned"]

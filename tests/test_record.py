@@ -27,11 +27,6 @@ def changed(path: str, old: str, new: str, commit: str = "HEAD") -> dict[str, by
     return {path: content.replace(old, new).encode()}
 
 
-@pytest.mark.parametrize("name", [f"v-{name}" for name in toy.NAMES])
-def test_a_version_that_was_run_and_committed_has_no_problem(repository: Path, name: str) -> None:
-    assert record.problems(name) == []
-
-
 @pytest.mark.parametrize(
     "path",
     [
@@ -46,10 +41,10 @@ def test_a_file_that_changed_since_the_run_is_named(repository: Path, path: str)
     assert folder in files_with_problems(toy.forge(repository, {path: None}))
 
 
-def test_a_new_file_of_rows_and_a_changed_pointer_are_new_data(repository: Path) -> None:
+def test_a_changed_pointer_is_new_data(repository: Path) -> None:
     md5 = history.pointers("HEAD", "data/raw")["data/raw/big.jsonl"]
-    for changes in ({"data/raw/new.jsonl": b"{}\n"}, changed("data/raw/big.jsonl.dvc", md5, "f" * 32)):
-        assert "data/raw" in files_with_problems(toy.forge(repository, {**changes}))
+    pointer = changed("data/raw/big.jsonl.dvc", md5, "f" * 32)
+    assert "data/raw" in files_with_problems(toy.forge(repository, pointer))
 
 
 @pytest.mark.parametrize(
@@ -58,12 +53,7 @@ def test_a_new_file_of_rows_and_a_changed_pointer_are_new_data(repository: Path)
         ("params.yaml", "epochs: 3", "epochs: 4", "params.yaml: train"),
         ("params.yaml", "train", "other", "params.yaml: train"),
         ("dvc.yaml", "toy.py train", "toy.py train --more", "dvc.yaml"),
-        (
-            "dvc.yaml",
-            "deps: [data/test, models/adapter]",
-            "deps: [data/test, models/adapter, params.yaml]",
-            "params.yaml",
-        ),
+        ("dvc.yaml", "deps: [data/test, models", "deps: [params.yaml, data/test, models", "params.yaml"),
         ("dvc.yaml", "outs: [models/adapter]", "outs: [models/adapter, models/more]", "models/more"),
         ("dvc.yaml", ", {metrics/outcomes.jsonl: {cache: false}}", "", OUTCOMES),
         ("dvc.yaml", "outs: [data/predictions.txt]", "wdir: ..", LOCK),
@@ -184,8 +174,6 @@ def test_a_matrix_stands_for_a_stage_each() -> None:
         b"stages: {a: {deps: [x]}}",
         b"stages: [a]",
         b"stages: {a: {matrix: {x: [" + b"1, " * 1001 + b"1]}, cmd: x}}",
-        b"\xff",
-        b"[",
     ],
 )
 def test_a_pipeline_that_can_not_be_followed_is_refused(text: bytes) -> None:
@@ -193,19 +181,12 @@ def test_a_pipeline_that_can_not_be_followed_is_refused(text: bytes) -> None:
         record.pipeline(text)
 
 
-BROKEN = st.one_of(
-    st.binary(max_size=40),
-    st.recursive(
-        st.none()
-        | st.booleans()
-        | st.integers()
-        | st.text(max_size=6)
-        | st.sampled_from(["stages", "outs", "path", "md5"]),
-        lambda inner: (
-            st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["stages", "tuned", "id"]), inner, max_size=3)
-        ),
-    ).map(lambda value: json.dumps(value).encode()),
+KEYS, WORDS = st.sampled_from(["stages", "tuned", "id"]), st.sampled_from(["stages", "outs", "path", "md5"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=6) | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
 )
+BROKEN = st.binary(max_size=40) | JSON.map(lambda value: json.dumps(value).encode())
 
 
 @given(path=st.sampled_from([LOCK, "dvc.yaml", "params.yaml", METRICS, OUTCOMES]), content=BROKEN)

@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable
-from itertools import pairwise
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -219,10 +219,8 @@ def test_rewritten_and_added_test_rows_are_told_and_left_out(base: str) -> None:
     small.answers(lines)
     record()
     ran = run(base)
-    assert (
-        "**The test set changed** (10 added, 1 edited); compared are the 99 rows that both sides have: `r99`."
-        in ran.stdout
-    )
+    counts = "(10 added, 1 edited); compared are the 99 rows that both sides have: `r99`."
+    assert f"**The test set changed** {counts}" in ran.stdout
     assert "| 0 / 0 | 99 |" in ran.stdout
 
 
@@ -243,35 +241,24 @@ def test_a_base_without_outcomes_is_refused_unless_the_head_is_at_fault(base: st
     assert (ran.exit_code, "missing or empty" in title(ran)) == (2, True)
 
 
-BENT: dict[str, Callable[[], object]] = {
-    "rates edited": lambda: edit(small.EVALUATE, "0.8", "0.9"),
-    "rates of another shape": lambda: put(small.EVALUATE, "[]"),
-    "outcomes gone": lambda: Path(small.OUTCOMES).unlink(),
-    "a system gone": lambda: put(small.OUTCOMES, Path(small.OUTCOMES).read_text().replace('"tuned"', '"other"')),
-    "newer params": lambda: edit("params.yaml", "epochs: 3", "epochs: 4"),
-    "a conflict": lambda: put("notes.md", "<" * 7 + " ours\n1\n" + "=" * 7 + "\n2\n" + ">" * 7 + " theirs\n"),
-}
+CONFLICT = "<" * 7 + " ours\n1\n" + "=" * 7 + "\n2\n" + ">" * 7 + " theirs\n"
 
 
-@pytest.mark.parametrize("name", BENT)
-def test_a_record_that_does_not_fit_fails_the_gate(base: str, name: str) -> None:
-    BENT[name]()
+@pytest.mark.parametrize(
+    ("path", "old", "new"),
+    [(small.EVALUATE, "0.8", "0.9"), (small.OUTCOMES, '"tuned"', '"other"'), ("gate.yaml", "rules:", CONFLICT)],
+)
+def test_a_record_that_does_not_fit_fails_the_gate(base: str, path: str, old: str, new: str) -> None:
+    edit(path, old, new)
     ran = run(base)
     assert ran.exit_code == 1, ran.output
     assert title(ran).startswith("## ❌ The gate fails: ")
 
 
-BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
-    f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefghi")
-)
 YAML: dict[str, str | bytes] = {
-    "a bomb": BOMB,
     "python": "a: !!python/object/apply:os.system ['touch pwned']\n",
     "a loop": "a: &a [*a]\n",
-    "deep": "a: " + "[" * 1_500,
     "a number": f"a: {'9' * 10_000}\nb: 1e999\n",
-    "keys twice": "a: 1\na: 2\n",
-    "a date": "a: !!timestamp nonsense\n",
     "far away": "a: !!timestamp 0001-01-01T00:00:00+23:00\n",
     "odd tags": "a: !!bool nonsense\nb: !!float ''\n? [1, 2]\n: x\n",
     "odd shapes": "stages: {evaluate: [1]}\noutput: 7\ntrain: []\n",
@@ -283,16 +270,11 @@ YAML: dict[str, str | bytes] = {
 JSON: dict[str, str | bytes] = {
     "deep": "[" * 10_000,
     "numbers": f'{{"a": {"9" * 5_000}, "b": 1e999, "limits": [1e400]}}',
-    "keys twice": '{"a": 1, "a": 2}',
-    "not a number": '{"limits": NaN}',
     "shapes": '{"limits": {"a": []}, "computed_from": [], "tuned": 7}',
     "a list": "[1, {}]",
-    "half a pair": '{"\\ud800": "\\udfff"}',
     "no text": b"\xff\x00",
     "nothing": "",
 }
-
-
 SETTINGS = (".dvc/config", "params.yaml", "gate.yaml", "data/raw/x.jsonl.dvc")
 FIGURES = [f"metrics/{name}" for name in ("detail/evaluate.json", "detail/retention.json", "retention.jsonl")]
 FIGURES += [f"metrics/{name}" for name in ("behaviour.jsonl", "experiments/seeds.json", "timing/train.json")]
@@ -318,17 +300,6 @@ def refuses(base: str) -> str:
     assert not kinds & {"image", "link_open", "html_inline", "autolink"}
     assert "\n::" not in ran.output
     return ran.output
-
-
-def test_links_are_not_followed(base: str, tmp_path: Path) -> None:
-    secret = tmp_path.parent / "secret.jsonl"
-    write_rows(secret, [row(300)])
-    for name in ("data/raw/link.jsonl", "metrics/retention.jsonl", "constraints.txt"):
-        Path(name).symlink_to(secret)
-    small.commit()
-    for words in ([base], [base, "--head", "HEAD"]):
-        assert "request 300" not in run(*words).output
-    secret.unlink()
 
 
 def test_odd_file_names_come_out_inert(base: str) -> None:
@@ -370,26 +341,15 @@ def test_rows_are_followed_by_id_and_content(base: str) -> None:
 TALK = [{"role": "user", "content": "a"}, {"role": "assistant", "content": RIGHT}, {"role": "user", "content": "b"}]
 
 
-@pytest.mark.parametrize(
-    ("row_with", "shown"),
-    [
-        (lambda answer: {"instruction": "No id here.", "output": answer}, ("No id here.", WRONG)),
-        (
-            lambda answer: {"id": "c", "messages": [*TALK, {"role": "assistant", "content": answer}]},
-            ("a ⏎ b", f"{RIGHT} ⏎ {WRONG}"),
-        ),
-    ],
-)
-def test_rows_without_an_id_and_conversations_are_known_by_all_that_they_ask(
-    base: str, row_with: Callable[[str], dict[str, Any]], shown: tuple[str, str]
-) -> None:
+def test_rows_without_an_id_and_conversations_are_known_by_all_that_they_ask(base: str) -> None:
     for answer in (RIGHT, WRONG):
-        write_rows(Path("data/raw/rows.jsonl"), [row_with(answer), row(1)])
+        talk = {"id": "c", "messages": [*TALK, {"role": "assistant", "content": answer}]}
+        write_rows(Path("data/raw/rows.jsonl"), [{"instruction": "No id here.", "output": answer}, talk, row(1)])
         head = record()
     found = rows.between(f"{head}~1", head, "data/raw")
     assert [sort for sort, pairs in found.items() if pairs] == ["relabelled"]
-    [(_, new)] = found["relabelled"]
-    assert new and (rows.request(new), rows.answer(new)) == shown
+    shown = [(rows.request(new), rows.answer(new)) for _, new in found["relabelled"] if new]
+    assert shown == [("No id here.", WRONG), ("a ⏎ b", f"{RIGHT} ⏎ {WRONG}")]
 
 
 def test_an_unreadable_row_shows_itself(base: str) -> None:
@@ -423,10 +383,6 @@ def test_changed_code_is_named_by_what_it_decides(base: str) -> None:
 
 
 def test_the_judging_code_is_what_the_report_imports() -> None:
-    """Every module of this project that the command loads is named when it changes."""
-    import subprocess
-    import sys
-
     script = "import sys, tools.report, review.kept; from review import report; from stages.data import contract\n"
     script += "print(*[m.__file__ for m in sys.modules.values() if getattr(m, '__file__', None)], sep='\\n')"
     ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -70,7 +70,6 @@ def test_ids_input_and_unknown_fields(tmp_path: Path) -> None:
         ({"messages": "hi"}, "must be a list of turns"),
         ({"messages": [TOLD, ASKED]}, "must alternate"),
         ({"messages": [ASKED, TOLD, ASKED]}, "must alternate"),
-        ({"messages": [ASKED, ASKED, TOLD]}, "must alternate"),
         ({"messages": [{"role": "system", "content": "x"}]}, "must alternate"),
         ({"messages": [ASKED, {"role": "tool", "content": "x"}, TOLD]}, "role 'tool'"),
         ({"messages": [{"role": ["user"], "content": "x"}, TOLD]}, "role"),
@@ -93,15 +92,11 @@ def test_refused_with_a_reason(tmp_path: Path, value: object, reason: str) -> No
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ('{"instruction":"a","instruction":"b","output":"{}"}', "occurs twice"),
         ("not json", "not JSON"),
         ('{\n  "instruction": "a",\n  "output": "{}"\n}', "write one object a line"),
-        ('{"instruction": "a", "n": NaN, "output": "{}"}', "NaN"),
         (b'{"instruction":"caf\xe9","output":"{}"}', "not UTF-8 at byte"),
         (b'{"instruction":"\xed\xa0\xbd\xed\xb8\x80","output":"{}"}', "not UTF-8 at byte"),
-        ('{"instruction":"\\ud83d","output":"{}"}', "surrogate"),
         ('{"instruction":"a","output":"{}"}'.encode("utf-16"), "UTF-16"),
-        ('{"a":' * 50_000, "nested too deeply"),
     ],
 )
 def test_bytes_that_are_not_a_row(tmp_path: Path, content: bytes | str, reason: str) -> None:
@@ -118,8 +113,3 @@ def test_only_newlines_end_a_line_and_blank_lines_are_not_rows(tmp_path: Path) -
 def test_a_byte_order_mark_is_not_data(tmp_path: Path) -> None:
     (row,) = read(tmp_path, b"\xef\xbb\xbf" + json.dumps({"instruction": "a", "output": ANSWER}).encode())
     assert row.reason == ""
-
-
-def test_strings_that_look_like_dates_and_numbers_stay_strings(tmp_path: Path) -> None:
-    row = read_one(tmp_path, {"instruction": "2026-01-02", "output": '{"n":123456789012345678901234}'})
-    assert [turn["content"] for turn in row.turns] == ["2026-01-02", '{"n":123456789012345678901234}']

@@ -15,7 +15,7 @@ from stages import validate
 from stages.checklist import correct, suites
 from stages.core import strict_json
 from stages.data import contract, writing
-from stages.data.rows import Row
+from stages.data.rows import Row, content_id
 
 RULES = ROOT / "data" / "rules.yaml"
 
@@ -28,7 +28,9 @@ TRAIN = [
     {"id": "r1", "instruction": "buy milk", "output": answer()},
     {"id": "r2", "instruction": "call the bank", "output": answer(title="Call bank")},
 ]
-TEST = [{"id": "t1", "instruction": "water the plants", "output": answer(title="Water plants")}]
+LEAK = {"instruction": "water the plants", "output": answer(title="Water plants")}
+RENT = {"instruction": "pay the rent", "output": answer(title="Pay rent")}
+TEST = [LEAK | {"id": "t1"}]
 
 
 def run(folder: Path, train: list[Any], test: list[Any], **paths: Path) -> Result:
@@ -40,40 +42,40 @@ def run(folder: Path, train: list[Any], test: list[Any], **paths: Path) -> Resul
     return invoke(validate.main, **names)
 
 
-def loosened(folder: Path, suite: str, column: str, **bound: float) -> Path:
-    """The shipped suites with another limit."""
-    shutil.copytree(ROOT / "expectations", folder / "expectations")
-    stored = strict_json.read(folder / "expectations" / f"{suite}.json")
-    for each in stored["expectations"]:
-        if each["kwargs"]["column"] == column:
-            each["kwargs"] |= bound
-    writing.write_json(folder / "expectations" / f"{suite}.json", stored)
-    return folder / "expectations"
-
-
 def refused(folder: Path) -> list[dict[str, Any]]:
     return list(strict_json.read_jsonl(folder / "out" / "refused.jsonl"))
 
 
 def test_sound_rows_pass_and_their_answers_become_compact(here: Path) -> None:
-    result = run(here, TRAIN, TEST)
+    result = run(here, [*TRAIN, RENT], TEST)
     assert result.exit_code == 0, result.output
     kept = list(strict_json.read_jsonl(here / "out" / "train.jsonl"))
-    assert [row["id"] for row in kept] == ["r1", "r2"]
+    assert [row["id"] for row in kept] == ["r1", "r2", content_id(kept[2]["turns"])]
     assert (
         kept[0]["turns"][1]["content"] == '{"action":"create","title":"Buy milk","priority":"medium","due_date":null}'
     )
     assert "rows.jsonl" not in result.output
-    counts = {"train_rows": 2, "train_refused": 0, "test_rows": 1, "test_refused": 0}
+    counts = {"train_rows": 3, "train_refused": 0, "test_rows": 1, "test_refused": 0}
     assert strict_json.read(here / "metrics.json") == counts
 
 
-@pytest.mark.parametrize("name", ["more.json", "big.jsonl.dvc"])  # a pointer without its rows
-def test_files_that_would_be_ignored_are_named(here: Path, name: str) -> None:
-    (here / "raw").mkdir()
-    (here / "raw" / name).write_text("{}", encoding="utf-8")
-    result = run(here, TRAIN, TEST)
-    assert (result.exit_code, f"raw/{name}: " in result.output) == (1, True)
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        (None, "raw: no such folder"),
+        ({".hidden": "{}"}, "raw: no rows"),
+        ({"a.jsonl": "{}", "b.jsonl": "", "c.jsonl": "\n"}, "raw/b.jsonl, raw/c.jsonl: no rows"),
+        ({"a.jsonl": "{}", "more.json": "{}"}, "raw/more.json: only"),
+        ({"a.jsonl": "{}", "big.jsonl.dvc": "{}"}, "raw/big.jsonl.dvc: the rows that it points at"),
+    ],
+)
+def test_a_folder_is_read_in_full_or_not_at_all(here: Path, files: dict[str, str] | None, reason: str) -> None:
+    if files is not None:
+        (here / "raw").mkdir()
+    for name, content in (files or {}).items():
+        (here / "raw" / name).write_text(content, encoding="utf-8")
+    with pytest.raises(click.ClickException, match=f"^{reason}"):
+        validate.read_folder(Path("raw"))
 
 
 DEFECTS: list[tuple[str, dict[str, Any], str]] = [
@@ -113,18 +115,31 @@ def asks(request: str, title: str, **more: str) -> dict[str, Any]:
     return {"instruction": request, "output": answer(title=title), **more}
 
 
-TURNED = json.dumps(dict(reversed(json.loads(answer()).items())))
+def turned(request: str, title: str) -> dict[str, Any]:
+    """The keys of the answer in the other order."""
+    return {"instruction": request, "output": json.dumps(dict(reversed(json.loads(answer(title=title)).items())))}
+
+
+def deleting_later(request: str, title: str) -> dict[str, Any]:
+    said = [request, answer(title=title), "delete it", json.dumps({"action": "delete", "title": title})]
+    roles = ["user", "assistant"] * 2
+    return {"messages": [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)]}
+
+
 REFUSED: dict[str, tuple[list[dict[str, Any]], dict[int, str]]] = {  # further rows; the check of each line refused
     "an answer of its own in other words": ([asks("BUY MILK", "Milk")], {1: "conflict", 3: "conflict"}),
     "upper case in a copied title is no conflict": ([asks("BUY MILK", "BUY MILK")], {3: "duplicate"}),
-    "another order of keys is no conflict": ([{"instruction": "buy milk", "output": TURNED}], {3: "duplicate"}),
+    "another order of keys is no conflict": ([turned("buy milk", "Buy milk")], {3: "duplicate"}),
     "a refused row is no side of a conflict": ([asks("Buy milk!", "buy milk")], {3: "labels"}),
     "a refused row makes no other row a duplicate": (
         [asks("pay rent", "Pay rent", id="r1"), asks("pay rent", "Pay rent", id="r9")],
         {3: "duplicate"},
     ),
     "a system prompt hides no leak": ([asks("water the plants", "Water plants", system="be brief")], {3: "leak"}),
-    "a sign makes another request": ([asks("set to -5", "Set to -5"), asks("set to 5", "Set to 5")], {}),
+    "another turn before makes another request": (
+        [deleting_later("paint the shed", "Paint shed"), deleting_later("mow the lawn", "Mow lawn")],
+        {},
+    ),
 }
 
 
@@ -151,46 +166,15 @@ def test_what_was_meant_is_hinted_at(said: str, meant: str) -> None:
     assert meant in checked.reasons["contract"]
 
 
-def test_the_same_words_after_another_turn_are_another_request(here: Path) -> None:
-    def talk(first: str, title: str) -> dict[str, Any]:
-        gone = {"role": "assistant", "content": json.dumps({"action": "delete", "title": title})}
-        told = {"role": "assistant", "content": answer(title=title)}
-        asked = [{"role": "user", "content": text} for text in (first, "delete it")]
-        return {"conversations": [asked[0], told, asked[1], gone]}
-
-    result = run(here, [talk("paint the shed", "Paint shed"), talk("mow the lawn", "Mow lawn")], TEST)
-    assert result.exit_code == 0, result.output
-
-
 @pytest.mark.parametrize(("mostly", "status"), [(0.75, 0), (0.76, 1)])
 def test_a_limit_that_allows_the_share_lets_the_rest_through(here: Path, mostly: float, status: int) -> None:
-    leaking = {"instruction": "water the plants", "output": answer(title="Water plants")}
-    more = {"instruction": "pay the rent", "output": answer(title="Pay rent")}
-    changed = loosened(here, "train", "leak", mostly=mostly)
-    assert run(here, [*TRAIN, more, leaking], TEST, suites=changed).exit_code == status
+    shutil.copytree(ROOT / "expectations", here / "expectations")
+    stored = strict_json.read(here / "expectations" / "train.json")
+    (leak,) = [each for each in stored["expectations"] if each["kwargs"]["column"] == "leak"]
+    leak["kwargs"]["mostly"] = mostly
+    writing.write_json(here / "expectations" / "train.json", stored)
+    assert run(here, [*TRAIN, RENT, LEAK], TEST, suites=here / "expectations").exit_code == status
     assert [row["line"] for row in refused(here)] == [4]
-
-
-@pytest.mark.parametrize(("train", "test"), [([], TEST), (TRAIN, [])])
-def test_no_rows_is_not_a_pass(here: Path, train: list[Any], test: list[Any]) -> None:
-    result = run(here, train, test)
-    assert (result.exit_code, "rows.jsonl: no rows" in result.output) == (1, True)
-
-
-@pytest.mark.parametrize(("files", "reason"), [(None, "raw: no such folder"), ([".hidden"], "raw: no rows")])
-def test_a_folder_without_rows_is_named(tmp_path: Path, files: list[str] | None, reason: str) -> None:
-    for name in files or []:
-        write_rows(tmp_path / "raw" / name, TRAIN)
-    with pytest.raises(click.ClickException, match=reason):
-        validate.read_folder(tmp_path / "raw")
-
-
-def test_ids_of_rows_without_one_follow_the_content(here: Path) -> None:
-    plain = [{"instruction": row["instruction"], "output": row["output"]} for row in TRAIN]
-    run(here, plain, TEST)
-    first = [row["id"] for row in strict_json.read_jsonl(here / "out" / "train.jsonl")]
-    run(here, plain[::-1], TEST)
-    assert [row["id"] for row in strict_json.read_jsonl(here / "out" / "train.jsonl")] == first[::-1]
 
 
 NULL = {"type": "expect_column_values_to_be_null", "kwargs": {"column": "leak"}, "meta": {"group": "g"}}
@@ -236,14 +220,10 @@ def test_a_share_exactly_at_the_limit_holds(tmp_path: Path, mostly: float, holds
 
 
 def test_a_flagged_row_stays_and_is_listed(here: Path) -> None:
-    turned = json.dumps(dict(reversed(json.loads(answer(title="Pay rent")).items())))
-    run(here, [*TRAIN, {"id": "r3", "instruction": "pay rent", "output": turned}], TEST)
+    run(here, [*TRAIN, turned("pay rent", "Pay rent") | {"id": "r3"}], TEST)
     flagged, kept = (list(strict_json.read_jsonl(here / f"out/{name}.jsonl")) for name in ("flagged", "train"))
     assert [(row["line"], list(row["checks"])) for row in flagged] == [(3, ["order"])]
     assert (refused(here), [row["id"] for row in kept]) == ([], ["r1", "r2", "r3"])
-
-
-LEAK = {"instruction": "water the plants", "output": answer(title="Water plants")}
 
 
 @pytest.mark.parametrize(
@@ -265,7 +245,7 @@ def test_settings_reach_the_figures(here: Path) -> None:
 
 
 def test_without_rules_a_title_may_look_as_it_likes(here: Path) -> None:
-    rows = [*TRAIN, {"instruction": "pay the rent", "output": answer(title="pay the rent")}]
+    rows = [*TRAIN, RENT | {"output": answer(title="pay the rent")}]
     assert run(here, rows, TEST, rules=here / "none.yaml").exit_code == 0
     assert run(here, rows, TEST).exit_code == 1
     assert [list(row["checks"]) for row in refused(here)] == [["labels"]]

@@ -33,6 +33,7 @@ TRIED += [("train.yml", job) for job in ("checks", "label", "train")] + [("mutan
 TRUNK, BRANCH = "tr;unk", "fix/it's$(touch${IFS}pwned)&more"
 REPO, URL = "owner/repo", "https://github.example"
 WHO = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
+NO_PIP = '[ "$2" = pip ] && exit'  # of a program that stands for python
 # Notes its arguments and the file that it is given; `pr list` answers with one pull request.
 GH = """\
 import json, os, sys
@@ -269,10 +270,10 @@ def test_a_push_to_the_trunk_is_judged_against_what_was_there(
     small: Path, tmp_path: Path, before: str, base: str, status: int
 ) -> None:
     runner = Runner(tmp_path / "runner")
-    runner.program("python", f'#!/bin/bash\n[ "$2" = pip ] && exit\necho "$@"\nexit {status}\n')
+    runner.program("python", f'#!/bin/bash\n{NO_PIP}\necho "$@"\nexit {status}\n')
     clone = checked_out(small, runner.folder, TRUNK)
-    known = before.startswith("0")
-    runner.expressions["github.event.before"] = before if known else git(clone, "rev-parse", before)
+    nothing = before.startswith("0")
+    runner.expressions["github.event.before"] = before if nothing else git(clone, "rev-parse", before)
     runner.run("checks.yml", "gate", clone)
     assert runner.status["Report"] == status
     compared = git(clone, "rev-parse", base)
@@ -283,22 +284,22 @@ def test_a_push_to_the_trunk_is_judged_against_what_was_there(
 
 
 def judging(folder: Path) -> Runner:
-    return Runner(
-        folder,
-        {
-            "github.event.pull_request.base.ref": TRUNK,
-            "github.event.pull_request.number": "7",
-            "github.token": "token",
-        },
-    )
+    request = "github.event.pull_request"
+    return Runner(folder, {f"{request}.base.ref": TRUNK, f"{request}.number": "7", "github.token": "token"})
+
+
+def verdict(bare: Path, folder: Path, python: str) -> tuple[Runner, Path]:
+    """The job with a script in place of Python, and the clone that it ran in."""
+    runner = judging(folder)
+    runner.program("python", f"#!/bin/bash\n{python}\n")
+    clone = checked_out(bare, folder, TRUNK)
+    runner.run("report.yml", "verdict", clone)
+    assert set(runner.status.values()) == {0}, runner.output
+    return runner, clone
 
 
 def test_a_pull_request_is_judged_by_what_merging_it_would_do(small: Path, tmp_path: Path) -> None:
-    runner = judging(tmp_path / "runner")
-    runner.program("python", '#!/bin/bash\n[ "$2" = pip ] && exit\necho "$@"\nexit 1\n')
-    clone = checked_out(small, runner.folder, TRUNK)
-    runner.run("report.yml", "verdict", clone)
-    assert set(runner.status.values()) == {0}, runner.output
+    runner, clone = verdict(small, tmp_path / "runner", f'{NO_PIP}\necho "$@"\nexit 1')
     found = runner.outputs()
     base, head = (git(small, "rev-parse", name) for name in (TRUNK, BRANCH))
     assert (found["status"], found["head"]) == ("1", head)
@@ -315,18 +316,13 @@ def test_a_branch_that_conflicts_is_not_compared(small: Path, tmp_path: Path) ->
     write(other / "LICENSE", "a third\n")
     git(other, "commit", "-qam", "conflict")
     git(other, "push", "-q", "origin", "HEAD:refs/pull/7/head")
-    runner = judging(tmp_path / "runner")
-    runner.program("python", "#!/bin/bash\n")
-    runner.run("report.yml", "verdict", checked_out(small, runner.folder, TRUNK))
-    found = runner.outputs()
+    found = verdict(small, tmp_path / "runner", "")[0].outputs()
     assert (found["status"], found["report"][:18]) == ("2", "## ⚪ Not compared:")
 
 
 def test_what_a_crash_prints_directs_no_runner_and_ends_no_output(small: Path, tmp_path: Path) -> None:
-    runner = judging(tmp_path / "runner")
     text = r"echo status=0; echo 'report<<x'; printf '::error::a\n##[group]b\n' >&2; exit 70"
-    runner.program("python", f'#!/bin/bash\n[ "$2" = pip ] && exit\n{text}\n')
-    runner.run("report.yml", "verdict", checked_out(small, runner.folder, TRUNK))
+    runner, _ = verdict(small, tmp_path / "runner", f"{NO_PIP}\n{text}")
     assert runner.output == "| ::error::a\n| ## [group]b\n"
     written = (runner.folder / "output").read_text(encoding="utf-8")
     assert re.search(r"\nstatus=70\nreport<<(end-[0-9a-f]{32})\nstatus=0\nreport<<x\n\1\n$", written)
@@ -350,16 +346,12 @@ def test_a_pull_request_can_not_judge_itself(tmp_path: Path) -> None:
     git(other, "add", ".")
     git(other, "commit", "-qm", "better")
     git(other, "push", "-q", "origin", "HEAD:refs/pull/7/head")
-    runner = judging(tmp_path / "runner")
-    own = runner.folder / "environment"
+    own = tmp_path / "environment"
     venv.create(own)
-    write(runner.folder / "pip.py", PIP)
+    write(tmp_path / "pip.py", PIP)
     site = next(own.glob("lib/python*/site-packages"))
-    pip = f'if [ "$1 $2" = "-m pip" ]; then exec {sys.executable} {runner.folder}/pip.py {site} "${{@:3}}"; fi'
-    runner.program("python", f'#!/bin/bash\n{pip}\nexec {own}/bin/python "$@"\n')
-    clone = checked_out(bare, runner.folder, TRUNK)
-    runner.run("report.yml", "verdict", clone)
-    assert set(runner.status.values()) == {0}, runner.output
+    pip = f'if [ "$1 $2" = "-m pip" ]; then exec {sys.executable} {tmp_path}/pip.py {site} "${{@:3}}"; fi'
+    runner, clone = verdict(bare, tmp_path / "runner", f'{pip}\nexec {own}/bin/python "$@"')
     found = runner.outputs()
     assert (found["status"], found["report"].startswith("## ❌ The gate fails:")) == ("1", True), runner.output
     assert "**The gate's own code changed**, which judges once this is merged: `gate.yaml`" in found["report"]
@@ -373,12 +365,10 @@ def test_a_pull_request_can_not_judge_itself(tmp_path: Path) -> None:
 )
 def test_the_verdict_becomes_a_status_and_one_comment(tmp_path: Path, status: str, state: str, words: str) -> None:
     runner = judging(tmp_path / "runner")
-    runner.expressions |= {
-        f"github.{name}": text for name, text in (("server_url", URL), ("repository", REPO), ("run_id", "5"))
-    }
     report = "## A `$(touch pwned)` report\n@x" if status in ("0", "1", "2") else ""
-    runner.expressions |= {"needs.verdict.outputs.report": report, "needs.verdict.outputs.status": status}
-    runner.expressions |= {"needs.verdict.outputs.head": "a" * 40}
+    found = {"report": report, "status": status, "head": "a" * 40}
+    runner.expressions |= {f"needs.verdict.outputs.{name}": text for name, text in found.items()}
+    runner.expressions |= {"github.server_url": URL, "github.repository": REPO, "github.run_id": "5"}
     runner.run("report.yml", "post", tmp_path)
     assert runner.status == {"Post": 0}, runner.output
     set_status, comment = runner.calls("gh")
@@ -423,10 +413,8 @@ Path(metrics).write_text("{}\\n")
 def toy(tmp_path: Path) -> Path:
     """A server with the project's DVC settings, and a pipeline that takes no time."""
     files = tmp_path / "files"
-    for name in (".dvc/config", ".dvc/.gitignore"):
-        (files / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, files / name)
-    texts = {"README.md": "old\n", "LICENSE": "x\n", "CHANGELOG.md": "x\n", "docs/page.md": "old\n"}
+    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in (".dvc/config", ".dvc/.gitignore")}
+    texts |= {"README.md": "old\n", "LICENSE": "x\n", "CHANGELOG.md": "x\n", "docs/page.md": "old\n"}
     texts |= {".gitignore": "/.venv\n/models\n", "dvc.yaml": TOY, "step.py": STEP}
     for name, text in texts.items():
         write(files / name, text)
@@ -457,9 +445,7 @@ def test_training_pushes_the_models_and_commits_the_rest(toy: Path, tmp_path: Pa
     assert git(toy, "rev-parse", TRUNK, f"{BRANCH}~1").split() == before
     changed = git(toy, "diff", "--name-only", f"{BRANCH}~1", BRANCH).split()
     assert changed == ["README.md", "dvc.lock", "metrics/base.json", "metrics/evaluate.json"]
-    stored = [
-        file.read_text(encoding="utf-8") for file in (home / "lockstep-storage/files").rglob("*") if file.is_file()
-    ]
+    stored = [file.read_text(encoding="utf-8") for file in home.glob("lockstep-storage/files/**/*") if file.is_file()]
     assert "models/adaptera change\n" in stored
     assert "models/base" not in stored
     # Once more on a new machine, with what the first left: only the base model, which is not pushed, is made again.
