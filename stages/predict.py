@@ -8,7 +8,6 @@ answer is written, and `evaluate` leaves the system out. Out: for each --rows fi
 answered, the answers are kept below --answered: a run that was killed goes on from there.
 """
 
-import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import click
 
-from stages.answers import generate, grammar, grounding, processes
+from stages.answers import generate, work
 from stages.answers.kept import Kept
 from stages.core import cli, hashes, params, strict_json, timing, yaml12
 from stages.data import records, writing
@@ -41,28 +40,6 @@ class Constrained:
     enabled: bool
 
 
-@dataclass(frozen=True)
-class Part:
-    """The rows of one file, their prompts in tokens, and the answers so far."""
-
-    rows: list[dict[str, Any]]
-    prompts: list[list[int]]
-    kept: Kept
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a process needs to answer its share."""
-
-    folder: Path
-    device: loading.Device
-    settings: generate.Params
-    tokenizer: Any
-    schema: Path | None
-    fields: tuple[str, ...]
-    parts: list[Part]
-
-
 def check_answers_fit(source: Path, examples: list[dict[str, Any]], tokenizer: Any, most: int) -> None:
     """An expected answer that could not be written in full would count as a failure of every system."""
     for example in examples:
@@ -74,38 +51,12 @@ def check_answers_fit(source: Path, examples: list[dict[str, Any]], tokenizer: A
             )
 
 
-def load_grammar(schema: Path, tokenizer: Any, rows: list[dict[str, Any]], quiet: bool) -> grammar.Grammar:
-    """The grammar of the contract; says on stderr where it and the task differ."""
-    rules = grammar.load(schema, tokenizer)
-    if quiet:
-        return rules
-    for part in rules.left_out:
-        click.echo(f"predict: {schema}: the answers are not held to all of it: {part}", err=True)
-    barred = [row["id"] for row in rows if not rules.spells(chat.answer_ids(tokenizer, row["answer"]))]
-    if barred:
-        click.echo(
-            f"predict: {len(barred)} of {len(rows)} expected answers can't be written under the grammar, {barred[0]} "
-            f"the first; do their keys stand in the order of {schema}?",
-            err=True,
-        )
-    return rules
-
-
 def copied_fields(file: Path) -> tuple[str, ...]:
     """The fields that are made of the user's words. Raises InputError."""
     fields = yaml12.parse(cli.read_text(file), str(file)).get("copied_fields") or []
     if not isinstance(fields, list) or not all(isinstance(name, str) for name in fields):
         raise cli.InputError(f"{file}: copied_fields must be a list of names")
     return tuple(fields)
-
-
-def masks_of(
-    rules: grammar.Grammar | None, prompts: list[list[chat.Turn]], fields: tuple[str, ...]
-) -> generate.Masks | None:
-    """What holds the answers to the contract, and the fields that copy to the user's words; None for nothing."""
-    if rules is None:
-        return None
-    return grounding.Masks(rules, prompts, fields) if fields else rules.masks
 
 
 def output(row: dict[str, Any], answer: generate.Answer) -> dict[str, Any]:
@@ -116,36 +67,6 @@ def output(row: dict[str, Any], answer: generate.Answer) -> dict[str, Any]:
         "answer_tokens": answer.answer_tokens,
         "truncated": answer.truncated,
     }
-
-
-def answer(process: int, count: int, job: Job, todo: list[list[list[int]]]) -> None:
-    """In one of `count` processes: of the batches that each part has to do, every so many-th."""
-    from tqdm import tqdm
-
-    rows = [row for part in job.parts for row in part.rows]
-    rules = load_grammar(job.schema, job.tokenizer, rows, quiet=process > 0) if job.schema else None
-    model = loading.load_model(job.folder, job.device.generate_dtype, job.device.name)
-    size, most = job.settings.batch_size, job.settings.max_new_tokens
-    shares = [batches[process::count] for batches in todo]
-    total = sum(len(batch) for share in shares for batch in share)
-    with tqdm(total=total, desc="predict", unit=" answers", disable=process > 0) as bar:
-        for part, share in zip(job.parts, shares, strict=True):
-            masks = masks_of(rules, [row["prompt"] for row in part.rows], job.fields)
-            started = time.monotonic()
-            for row, found in generate.greedy(model, job.tokenizer, part.prompts, most, size, masks, share):
-                part.kept.add(process, row, time.monotonic() - started, found)
-                started = time.monotonic()
-                bar.update()
-
-
-def answer_all(job: Job, count: int) -> None:
-    """Answer what is not answered yet, in so many processes."""
-    batches = sum(len(part.kept.batches) for part in job.parts)
-    while any(todo := [part.kept.todo() for part in job.parts]):
-        left = sum(map(len, todo))
-        if left < batches:
-            click.echo(f"predict: going on after {batches - left} of {batches} batches", err=True)
-        processes.run(answer, min(count, left), job, todo)
 
 
 def speed(found: list[generate.Answer], seconds: float, device: str) -> dict[str, Any]:
@@ -209,11 +130,11 @@ def main(
         asked = [row["prompt"] for row in given]
         prompts = [chat.prompt_ids(tokenizer, chat.with_prefix(turns, prompt)) for prompt in asked]
         batches = generate.batches(prompts, settings.batch_size)
-        parts.append(Part(given, prompts, Kept(answered, {**inputs, "asked": asked, "prompts": prompts}, batches)))
+        parts.append(work.Part(given, prompts, Kept(answered, {**inputs, "asked": asked, "prompts": prompts}, batches)))
     import torch
 
     count = count or (torch.cuda.device_count() if device.name == "cuda" else 1)
-    answer_all(Job(folder, device, settings, tokenizer, schema, fields, parts), count)
+    work.answer_all(work.Job(folder, device, settings, tokenizer, schema, fields, parts), count)
     found, seconds = [], 0.0
     for part, target in zip(parts, out, strict=True):
         done = part.kept.read()

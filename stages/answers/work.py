@@ -1,0 +1,90 @@
+"""Answer the rows of several files: by batches that processes share, from where a killed run left off."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stages.answers import generate, grammar, grounding, processes
+from stages.answers.kept import Kept
+from stages.model import chat, loading
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of one file, their prompts in tokens, and the answers so far."""
+
+    rows: list[dict[str, Any]]
+    prompts: list[list[int]]
+    kept: Kept
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process needs to answer its share."""
+
+    folder: Path
+    device: loading.Device
+    settings: generate.Params
+    tokenizer: Any
+    schema: Path | None
+    fields: tuple[str, ...]
+    parts: list[Part]
+
+
+def load_grammar(schema: Path, tokenizer: Any, rows: list[dict[str, Any]], quiet: bool) -> grammar.Grammar:
+    """The grammar of the contract; says on stderr where it and the task differ."""
+    rules = grammar.load(schema, tokenizer)
+    if quiet:
+        return rules
+    for part in rules.left_out:
+        click.echo(f"predict: {schema}: the answers are not held to all of it: {part}", err=True)
+    barred = [row["id"] for row in rows if not rules.spells(chat.answer_ids(tokenizer, row["answer"]))]
+    if barred:
+        click.echo(
+            f"predict: {len(barred)} of {len(rows)} expected answers can't be written under the grammar, {barred[0]} "
+            f"the first; do their keys stand in the order of {schema}?",
+            err=True,
+        )
+    return rules
+
+
+def masks_of(
+    rules: grammar.Grammar | None, prompts: list[list[chat.Turn]], fields: tuple[str, ...]
+) -> generate.Masks | None:
+    """What holds the answers to the contract, and the fields that copy to the user's words; None for nothing."""
+    if rules is None:
+        return None
+    return grounding.Masks(rules, prompts, fields) if fields else rules.masks
+
+
+def answer(process: int, count: int, job: Job, todo: list[list[list[int]]]) -> None:
+    """In one of `count` processes: of the batches that each part has to do, every so many-th."""
+    from tqdm import tqdm
+
+    rows = [row for part in job.parts for row in part.rows]
+    rules = load_grammar(job.schema, job.tokenizer, rows, quiet=process > 0) if job.schema else None
+    model = loading.load_model(job.folder, job.device.generate_dtype, job.device.name)
+    size, most = job.settings.batch_size, job.settings.max_new_tokens
+    shares = [batches[process::count] for batches in todo]
+    total = sum(len(batch) for share in shares for batch in share)
+    with tqdm(total=total, desc="predict", unit=" answers", disable=process > 0) as bar:
+        for part, share in zip(job.parts, shares, strict=True):
+            masks = masks_of(rules, [row["prompt"] for row in part.rows], job.fields)
+            started = time.monotonic()
+            for row, found in generate.greedy(model, job.tokenizer, part.prompts, most, size, masks, share):
+                part.kept.add(process, row, time.monotonic() - started, found)
+                started = time.monotonic()
+                bar.update()
+
+
+def answer_all(job: Job, count: int) -> None:
+    """Answer what is not answered yet, in so many processes."""
+    batches = sum(len(part.kept.batches) for part in job.parts)
+    while any(todo := [part.kept.todo() for part in job.parts]):
+        left = sum(map(len, todo))
+        if left < batches:
+            click.echo(f"predict: going on after {batches - left} of {batches} batches", err=True)
+        processes.run(answer, min(count, left), job, todo)
