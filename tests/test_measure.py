@@ -9,6 +9,7 @@ import taught
 from click.testing import CliRunner, Result
 from conftest import SCHEMA, read_json, write_rows
 
+from stages.core import hashes
 from stages.data.examples import Example
 from stages.scores import stats
 from stages.scores.scoring import Prediction
@@ -103,6 +104,29 @@ def test_a_model_that_was_taught_the_answer(here: Path, merged: Path, options: t
     assert (found["n"], found["exact_match"], found["truncated"]) == (1, 1.0, 0.0)
 
 
+def test_a_summary_has_the_figures_their_origin_and_no_text(here: Path, merged: Path) -> None:
+    rows = write_rows(Path("rows.jsonl"), [{"instruction": taught.REQUEST, "output": taught.ANSWER}])
+    assert run(rows, "--model", str(merged), "--summary", "figures.json").exit_code == 0
+    found = read_json(here / "figures.json")
+    assert (found["n"], found["exact_match"], found["constrained"]) == (1, 1.0, False)
+    assert found["computed_from"]["requests"] == hashes.of_file(rows)
+    assert found["computed_from"]["adapter"] == read_json(merged / "made_from.json")["adapter"]
+    assert taught.REQUEST not in (here / "figures.json").read_text("utf-8")
+
+
+def test_requests_from_elsewhere_are_shown_for_the_model_that_answered_them(metrics: Path) -> None:
+    slices = {"kind": {"list": rates(0.5) | {"n": 20}, "create": rates(0.4) | {"n": 19}}, "value": {}}
+    found = rates(0.7) | {"n": 39, "slices": slices, "computed_from": {"adapter": "a1"}}
+    file = metrics.parent / "experiments" / "requests.json"
+    assert table.read(metrics)["requests"] == [f"Not measured for this model: `{table.MEASURE}`."]
+    file.parent.mkdir()
+    file.write_text(json.dumps(found), encoding="utf-8")
+    shown = [line.split(" | ")[:2] for line in table.read(metrics)["requests"]]
+    assert shown == [["| answers", "n"], ["| ---", "---"], ["| all", "39"], ["| list", "20"]]
+    file.write_text(json.dumps(found | {"computed_from": {"adapter": "a2"}}), encoding="utf-8")
+    assert table.read(metrics)["requests"][0].startswith("Not measured for this model")
+
+
 def test_a_missing_model_is_named(here: Path) -> None:
     assert "models/merged is missing; run `make repro`" in run(write_rows(Path("rows.jsonl"), ROWS)).output
 
@@ -125,13 +149,16 @@ EVALUATED = {
     },
     "held_out": {"tuned": rates(0.75)},
     "gain_over_few_shot": GAIN,
+    "computed_from": {"adapter": "a1"},
 }
 
 
 @pytest.fixture
 def metrics(tmp_path: Path) -> Path:
-    (tmp_path / "evaluate.json").write_text(json.dumps(EVALUATED), encoding="utf-8")
-    return tmp_path
+    folder = tmp_path / "metrics" / "detail"
+    folder.mkdir(parents=True)
+    (folder / "evaluate.json").write_text(json.dumps(EVALUATED), encoding="utf-8")
+    return folder
 
 
 def test_the_results_stand_best_first_with_the_slices_of_the_tuned_model(metrics: Path) -> None:

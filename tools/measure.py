@@ -1,7 +1,8 @@
 """Measure the tuned model on a labelled file of yours: the pipeline's table, by kind of answer, and what went wrong.
 
 FILE holds labelled rows, one a line, in any format that data/raw may have. Rows that can't be used are listed on stderr
-by line and left out. Exit status 2: there is no such file, or no row of it can be used.
+by line and left out. `--summary` keeps the figures without any text of the rows: from metrics/experiments/requests.json
+`make pages` writes them into the README. Exit status 2: there is no such file, or no row of it can be used.
 """
 
 import json
@@ -12,11 +13,11 @@ import click
 
 from stages.answers import generate, grammar
 from stages.core import cli, params, strict_json
-from stages.data import contract, examples, rows
+from stages.data import contract, examples, rows, writing
 from stages.data.contract import constants
 from stages.data.examples import Example
 from stages.model import chat, loading
-from stages.scores import scoring
+from stages.scores import provenance, scoring
 from stages.scores.scoring import Prediction, Score
 from tools import table
 
@@ -92,10 +93,11 @@ def shown(answer: str) -> str:
 @click.command(cls=cli.Command, help=__doc__)
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--json", "as_json", is_flag=True, help="print everything as JSON")
+@cli.path_option("--summary", "file for the figures", required=False)
 @click.option("--constrained", is_flag=True, help="hold the answers to the schema while they are written")
 @cli.path_option("--model", "folder of the model", required=False, default=Path("models/merged"), show_default=True)
 @cli.path_option("--schema", "contract", required=False, default=Path("data/schema.json"), show_default=True)
-def main(file: Path, as_json: bool, constrained: bool, model: Path, schema: Path) -> None:
+def main(file: Path, as_json: bool, summary: Path | None, constrained: bool, model: Path, schema: Path) -> None:
     rules = contract.load(schema, params.load("contract", contract.Params).discriminator)
     asked, refused = read(file, rules)
     for line in refused:
@@ -107,6 +109,11 @@ def main(file: Path, as_json: bool, constrained: bool, model: Path, schema: Path
     predictions = answers(model, asked, schema if constrained else None)
     pairs = zip(asked, predictions, strict=True)
     found = report([scoring.score(example, prediction, rules) for example, prediction in pairs], rules)
+    if summary:
+        made_from = model / "made_from.json"
+        origin = provenance.computed_from(made_from, ("torch", "transformers"), requests=file, schema=schema)
+        figures = {name: value for name, value in found.items() if name != "failures"}
+        writing.write_json(summary, figures | {"constrained": constrained, "computed_from": origin})
     if as_json:
         click.echo(json.dumps(found | {"refused": refused}, indent=2, ensure_ascii=False, allow_nan=False))
     else:

@@ -2,7 +2,8 @@
 
 With --write, the tables also replace those between the marks of a Markdown file (`<!-- table -->`, `<!-- /table -->`),
 so that the numbers on show are those of the commit: `table` with the results, `kept` with general ability and extracted
-answers. Exit status 2: a file to write has none of the marks, or only one of a pair.
+answers, `requests` with what tools.measure kept of a file of requests. Exit status 2: a file to write has none of the
+marks, or only one of a pair.
 """
 
 from pathlib import Path
@@ -18,6 +19,10 @@ COLUMNS = {
     **{"JSON valid": "json_valid", "schema valid": "schema_valid", "exact match": "exact_match"},
     **{"normalised": "exact_match_normalised", "action": "action_accuracy", "field F1": "field_f1"},
 }
+
+
+FEWEST = 20  # answers of a slice; with fewer the interval spans most of what is possible
+MEASURE = "python -m tools.measure FILE --summary metrics/experiments/requests.json"
 
 
 class MarkError(cli.InputError):
@@ -72,6 +77,14 @@ def results(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def requests(found: dict[str, Any] | None, adapter: str) -> list[str]:
+    """The tuned model on requests from elsewhere, which are not in Git: of the model with this adapter, or none."""
+    if not found or found["computed_from"]["adapter"] != adapter:
+        return [f"Not measured for this model: `{MEASURE}`."]
+    parts = {"all": found, **found["slices"]["kind"], **found["slices"]["value"]}
+    return rates("answers", {name: part for name, part in parts.items() if part["n"] >= FEWEST})
+
+
 def general(retention: dict[str, Any]) -> list[str]:
     """General questions and plain text: the base, the base as quantised for training, the tuned model."""
     models = [retention[name] for name in ("base", "adapter_off", "tuned")]
@@ -115,9 +128,11 @@ def read(folder: Path) -> dict[str, list[str]]:
     Raises InputError where evaluate.json is missing, or a file holds something else.
     """
     files = {name: folder / f"{name}.json" for name in ("evaluate", "behaviour", "retention", "memorisation")}
+    files["requests"] = folder.parent / "experiments" / "requests.json"
     found = {name: strict_json.read(file) for name, file in files.items() if name == "evaluate" or file.is_file()}
     try:
-        lines = {"table": results(found)}
+        adapter = found["evaluate"]["computed_from"]["adapter"]
+        lines = {"table": results(found), "requests": requests(found.get("requests"), adapter)}
         if {"retention", "memorisation"} <= set(found):
             lines["kept"] = [*general(found["retention"]), "", *memorised(found["memorisation"])]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
