@@ -6,7 +6,8 @@ In: a repository whose pipeline has run. Out: metrics/experiments/seeds.json. Th
 train.seed. `spread`: the standard deviation of a rate over the seeds. `flip_variance`: the variance that answers which
 flip independently of each other would give alone; `sigma_seed`: what is left, an effect that a seed has on all answers
 (Jordan 2023, arXiv 2304.01910). `times_right`: of each test row, in how many trainings its answer was exact; `right`:
-the same by seed, a digit for each row in the order of their ids. A training that is done is not done again.
+the same by seed, a digit for each row in the order of their ids. A training that is done is not done again; with
+`--adopt` that of the repository itself, the first seed, is one of them.
 
 `--jobs`: trainings side by side, each on its share of the cores. On two cores, two trainings of one thread do 1.3 times
 the work of one with two. Another number of threads rounds otherwise, so all trainings of a file have the same.
@@ -65,7 +66,7 @@ def flipping(right: Table) -> float:
 def origin(folders: Sequence[Path]) -> dict[str, Any]:
     """What all trainings share. Raises InputError where one of them was made from something else."""
     made = [strict_json.read(folder / "models/adapter/made_from.json") for folder in folders]
-    names = ("base", "device", "threads", "train", "versions")
+    names = ("base", "device", "replay", "threads", "train", "versions")
     shared = [
         {**{name: one[name] for name in names}, "params": {k: v for k, v in one["params"].items() if k != "seed"}}
         for one in made
@@ -127,13 +128,18 @@ def train_all(seeds: Sequence[int], folders: Sequence[Path], jobs: int) -> None:
 @click.command(cls=cli.Command, help=__doc__)
 @click.option("--count", default=8, show_default=True, type=click.IntRange(2, 1000), help="how many trainings")
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(1, 64), help="how many at a time")
+@click.option("--adopt", is_flag=True, help="take the first training from this repository, where `dvc repro` ran here")
 @cli.path_option("--scratch", "folder for the trainings", required=False, default=SCRATCH, show_default=True)
 @cli.path_option("--out", "file for the result", required=False, default=OUT, show_default=True)
-def main(count: int, jobs: int, scratch: Path, out: Path) -> None:
+def main(count: int, jobs: int, adopt: bool, scratch: Path, out: Path) -> None:
     trial.require_reproduced()
     first, date = params.load("train", train.Params).seed, commit_date()
     seeds = range(first, first + count)
     folders = [scratch.absolute() / str(seed) for seed in seeds]
+    if adopt and not (folders[0] / "evaluate.done").is_file():
+        trial.prepare(folders[0], {"train.seed": first}, {})
+        trial.adopt(folders[0], *trial.MODEL)
+        trial.drop_weights(folders[0])
     train_all(seeds, folders, jobs)
     figures = result(seeds, folders, date)
     writing.write_json(out, figures)

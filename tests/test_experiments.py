@@ -1,6 +1,7 @@
 """The experiments spoil, subset, rank and compare what they say they do; the pages show the committed figures."""
 
 import random
+import shlex
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -139,7 +140,7 @@ def test_a_model_that_saw_no_canary_knows_none(base: Path, here: Path, monkeypat
 
 
 # Stages without a model: what they would have made, with the seed deciding which of ten answers are right.
-STAGES = """import json, os, pathlib, random, re, sys
+STAGES = """import hashlib, json, os, pathlib, random, re, sys, yaml
 name, root = sys.argv[1], pathlib.Path(sys.argv[2])
 with (root / "ran.log").open("a") as log: log.write(name + "\\n")
 if name == (root / "break").read_text(): sys.exit("no room")
@@ -147,15 +148,16 @@ def write(path, text):
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True); pathlib.Path(path).write_text(text)
 settings = dict(re.findall(r"^  (\\w+): (.*)$", pathlib.Path("params.yaml").read_text(), re.M))
 if name == "train":
-    own = {"base": "b", "device": "d", "train": "t", "versions": {}, "adapter": settings["seed"]}
+    own = {"base": "b", "device": "d", "replay": "r", "versions": {}, "adapter": settings["seed"]}
+    own["train"] = hashlib.sha256(pathlib.Path("data/chat/train.jsonl").read_bytes()).hexdigest()
     own["threads"] = os.environ.get("OMP_NUM_THREADS", "all")
-    own["params"] = {"seed": int(settings["seed"]), "epochs": int(settings["epochs"])}
+    own["params"] = yaml.safe_load(open("params.yaml"))["train"]
     write("models/adapter/made_from.json", json.dumps(own))
 if name == "merge":
     write("models/merged/model.safetensors", "weights")
 if name == "predict":
     assert pathlib.Path("models/merged/model.safetensors").read_text() == "weights"
-    assert pathlib.Path("data/chat/test.jsonl").is_symlink()
+    assert pathlib.Path("data/chat/test.jsonl").is_symlink() or pathlib.Path.cwd() == root
     seed = json.loads(pathlib.Path("models/adapter/made_from.json").read_text())["adapter"]
     write("data/predictions/tuned.jsonl", seed)
 if name == "evaluate":
@@ -165,6 +167,10 @@ if name == "evaluate":
     write("metrics/outcomes.jsonl", "".join(json.dumps(row) + "\\n" for row in rows))
 """
 DEPS = {"train": ["data/chat/train.jsonl"], "merge": [], "predict": ["data/chat/test.jsonl"], "evaluate": []}
+OUTS: dict[str, list[Any]] = {
+    **{"train": ["models/adapter"], "merge": ["models/merged"], "predict": ["data/predictions/tuned.jsonl"]},
+    "evaluate": [{"metrics/outcomes.jsonl": {"cache": False}}],
+}
 
 
 @pytest.fixture
@@ -179,16 +185,18 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     settings = {"seed": 5, "epochs": 2}
     whole = yaml12.parse((ROOT / "params.yaml").read_text(encoding="utf-8"), "params.yaml")["train"] | settings
     (root / "params.yaml").write_text(yaml.safe_dump({"train": whole}), encoding="utf-8")
-    stages = {name: {"cmd": f"python {root}/stage.py {name} {root}", "deps": deps} for name, deps in DEPS.items()}
+    command = f"python {root}/stage.py"
+    stages = {name: {"cmd": f"{command} {name} {root}", "deps": DEPS[name], "outs": OUTS[name]} for name in DEPS}
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}), encoding="utf-8")
     (root / "dvc.lock").write_text(yaml.safe_dump({"stages": {"train": {"cmd": "c", "deps": []}}}), encoding="utf-8")
     for name in ("train", "test"):
         writing.write_jsonl(root / f"data/chat/{name}.jsonl", [name])
-    made_from = {"train": hashes.of_file(root / "data/chat/train.jsonl"), "params": whole}
-    writing.write_json(root / "models/adapter/made_from.json", made_from)
-    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
+    for name in DEPS:
+        subprocess.run([*shlex.split(command), name, str(root)], check=True)
+    (root / "ran.log").unlink()
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
         author = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
-        subprocess.run(["git", *author, *command], check=True)  # noqa: S607
+        subprocess.run(["git", *author, *words], check=True)  # noqa: S607
     return root
 
 
@@ -207,7 +215,8 @@ def test_seeds_are_trained_by_the_stages_and_nothing_else_differs(repository: Pa
     recorded = strict_json.read(repository / seeds.OUT)
     assert ran(repository) == [*trial.MODEL] * 3
     assert (recorded["seeds"], recorded["trained_with"], recorded["n"]) == (3, [5, 6, 7], 10)
-    assert recorded["computed_from"]["params"] == {"epochs": 2}
+    assert recorded["computed_from"]["params"]["epochs"] == 2
+    assert "seed" not in recorded["computed_from"]["params"]
     assert recorded["computed_from"]["test"] == hashes.of_file(repository / "data/chat/test.jsonl")
     assert len(set(recorded["right"].values())) > 1
     for index, name in enumerate(sorted(recorded["times_right"])):
@@ -215,9 +224,18 @@ def test_seeds_are_trained_by_the_stages_and_nothing_else_differs(repository: Pa
     exact = [line.count("1") / 10 for line in recorded["right"].values()]
     assert recorded["rates"]["exact_match"] == exact
     assert all(low <= high for low, high in zip(exact, recorded["rates"]["schema_valid"], strict=True))
-    assert not list(repository.rglob("*.safetensors"))
+    assert not list((repository / seeds.SCRATCH).rglob("*.safetensors"))
     git = subprocess.run(["git", "log", "-1", "--format=%cs"], capture_output=True, text=True, check=True)  # noqa: S607
     assert recorded["date"] == git.stdout.strip()
+
+
+def test_the_training_of_the_repository_can_be_the_first(repository: Path) -> None:
+    assert call().exit_code == 0
+    every = (repository / seeds.OUT).read_bytes()
+    assert call("--adopt", "--scratch=adopted").exit_code == 0
+    assert (repository / seeds.OUT).read_bytes() == every
+    assert Counter(ran(repository)) == dict.fromkeys(trial.MODEL, 3 + 2)
+    assert not list((repository / "adopted").rglob("*.safetensors"))
 
 
 def test_a_seed_that_is_done_is_not_trained_again(repository: Path) -> None:
@@ -266,7 +284,15 @@ def test_a_model_of_other_rows_or_params_is_refused(file: str, content: str, rep
 
 @pytest.mark.parametrize("other", [{"params": {"seed": 2, "epochs": 3}}, {"threads": 2}])
 def test_adapters_that_differ_in_more_than_the_seed_are_not_compared(other: dict[str, Any], tmp_path: Path) -> None:
-    made = {"base": "b", "device": "d", "threads": 1, "train": "t", "versions": {}, "params": {"seed": 1, "epochs": 2}}
+    made = {
+        "base": "b",
+        "device": "d",
+        "replay": "r",
+        "threads": 1,
+        "train": "t",
+        "versions": {},
+        "params": {"seed": 1, "epochs": 2},
+    }
     for name, one in (("1", made), ("2", made | other)):
         writing.write_json(tmp_path / name / "models/adapter/made_from.json", one)
     with pytest.raises(click.ClickException, match="not made from the same"):
