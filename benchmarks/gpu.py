@@ -222,6 +222,7 @@ def end_to_end(scratch: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     data = [
         f"--train={CHAT / 'train.jsonl'}",
         f"--valid={CHAT / 'valid.jsonl'}",
+        f"--replay={CHAT / 'replay.jsonl'}",
         f"--prefix={CHAT / 'prefix/tuned.json'}",
     ]
     made = [f"--base={BASE}", f"--out={files['adapter']}", f"--metrics={files['metrics.json']}"]

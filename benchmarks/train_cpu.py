@@ -75,12 +75,12 @@ def measure(side: str, count: int, base: Path, file: Path, prefix: Path, wanted:
     """Train one side on the first `count` rows, encoded once for both."""
     from stages import train
     from stages.core import strict_json
-    from stages.model import loading
+    from stages.model import encoding, loading
 
     tokenizer = loading.load_tokenizer(base)
     turns = strict_json.read(prefix)
     examples = list(strict_json.read_jsonl(file))[:count]
-    rows = [train.encode(tokenizer, turns, example) for example in examples]
+    rows = [encoding.encode(tokenizer, turns, example) for example in examples]
     tokens = sum(len(row["input_ids"]) for row in rows)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = {"trl_defaults": defaults_trainer, "lockstep": lockstep_trainer}[side](

@@ -15,16 +15,18 @@ from versions import history
 # Code that decides the verdict: who changes it changes the judge. A test holds the list to the imports.
 JUDGE = [".ci", ".github", "gate.yaml", "review", "stages/core", "stages/data", "stages/evaluate.py", "stages/scores"]
 JUDGE += ["tools/report.py", "versions"]
+TESTS = ["data/behaviour", "data/general/items.jsonl", "data/general/text.jsonl"]
 NOTED = {
     "⚠️ **The gate's own code changed**, which judges once this is merged": JUDGE,
     "Code of the pipeline changed": ["dvc.yaml", "expectations", "stages"],
-    "Tests beside the test rows changed; only those that stayed are compared": ["data/general", "data/behaviour"],
+    "Tests beside the test rows changed; only those that stayed are compared": TESTS,
 }
 TEXTS = {
     "Params": "params.yaml",
     "The gate": "gate.yaml",
     "Contract, which scores each side's answers": "data/schema.json",
     "Pinned libraries": "constraints.txt",
+    "Replayed prompts": "data/general/prompts.jsonl",
     "Data checklist": "metrics/validate.json",
     "Training": "metrics/train.json",
 }

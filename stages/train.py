@@ -1,7 +1,8 @@
 """Train a QLoRA adapter: NF4 base, LoRA on all linear layers, loss on the answer only (Dettmers et al. 2023).
 
-In: data/chat/{train,valid}.jsonl, the tuned system's prefix, the base model. Out: models/adapter with the adapter and
-made_from.json (what it was made from), metrics, the loss curves, and a timing file.
+In: data/chat/{train,valid,replay}.jsonl, the tuned system's prefix, the base model. Out: models/adapter with the
+adapter and made_from.json (what it was made from), metrics, the loss curves, and a timing file. The rows of
+replay.jsonl are the base model's own, without the prefix: trained on as well, they keep more of what it knew.
 """
 
 import json
@@ -17,8 +18,7 @@ from typing import Any, Literal
 import click
 
 from stages.core import cli, hashes, params, strict_json, timing
-from stages.model import chat, checkpoints, launching, loading, prefix_sharing, quantised
-from stages.model.prefix_sharing import IGNORED
+from stages.model import chat, checkpoints, encoding, launching, loading, prefix_sharing, quantised
 from stages.model.row_losses import table
 
 LIBRARIES = ("accelerate", "bitsandbytes", "datasets", "peft", "torch", "transformers", "trl")
@@ -37,57 +37,6 @@ class Params:
     lora_alpha: params.Count
     lora_dropout: params.Share
     launch: Literal["single", "ddp", "fsdp"]
-
-
-def encode(tokenizer: Any, prefix: list[chat.Turn], example: dict[str, Any]) -> dict[str, list[int]]:
-    """Token ids of prompt and answer, and labels that leave the prompt out."""
-    prompt = chat.prompt_ids(tokenizer, chat.with_prefix(prefix, example["prompt"]))
-    answer = chat.answer_ids(tokenizer, example["answer"])
-    return {"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer}
-
-
-def check_shape(place: str, example: Any) -> None:
-    """Raises InputError naming the place of a row that `build` would not write."""
-    texts = isinstance(example, dict) and {type(example.get(name)) for name in ("id", "answer")} == {str}
-    if not texts:
-        raise cli.InputError(f"{place}: an object with texts id and answer and a list prompt is expected")
-    chat.check_turns(f"{place}: prompt", example.get("prompt"))
-
-
-def check_labels(name: str, row: dict[str, list[int]], answer: str, tokenizer: Any, max_length: int) -> None:
-    """What the model is trained to say must be the answer and EOS, nothing else. Raises InputError naming the row.
-
-    A mask that is wrong in every row trains without complaint, and shows only as a poor model much later.
-    """
-    labelled = [label for label in row["labels"] if label != IGNORED]
-    problem = None
-    if not labelled:
-        problem = "no token is labelled"
-    elif labelled[-1] != tokenizer.eos_token_id:
-        problem = "the labels do not end in EOS"
-    elif tokenizer.decode(labelled[:-1], clean_up_tokenization_spaces=False) != answer:
-        problem = "the labels are not the answer"
-    elif row["labels"][-len(labelled) :] != labelled or row["input_ids"][-len(labelled) :] != labelled:
-        problem = "the labels are not the end of the row"
-    elif len(row["input_ids"]) > max_length:
-        problem = f"{len(row['input_ids'])} tokens, more than chat.max_length = {max_length}"
-    if problem:
-        raise cli.InputError(f"training row {name}: {problem}")
-
-
-def dataset(tokenizer: Any, prefix: list[chat.Turn], file: Path, max_length: int) -> Any:
-    """The rows of a chat file, tokenised, checked and numbered."""
-    from datasets import Dataset
-
-    examples = list(strict_json.read_jsonl(file))
-    for line, example in enumerate(examples, start=1):
-        check_shape(f"{file}:{line}", example)
-    if not examples:
-        raise cli.InputError(f"{file}: no rows")
-    encoded = [encode(tokenizer, prefix, example) for example in examples]
-    for example, row in zip(examples, encoded, strict=True):
-        check_labels(f"{file}: {example['id']}", row, example["answer"], tokenizer, max_length)
-    return Dataset.from_list([{**row, "row": number} for number, row in enumerate(encoded)])
 
 
 def arguments(settings: Params, device: loading.Device, scratch: Path) -> Any:
@@ -273,7 +222,8 @@ def peak_memory(device: loading.Device) -> int:
 @click.command(cls=cli.Command, help=__doc__)
 @cli.path_option("--train", "chat rows to train on")
 @cli.path_option("--valid", "chat rows held out")
-@cli.path_option("--prefix", "turns before each prompt")
+@cli.path_option("--replay", "the base model's answers to general prompts, to train on as well")
+@cli.path_option("--prefix", "turns before each prompt of the task")
 @cli.path_option("--base", "base model")
 @cli.path_option("--out", "folder for the adapter")
 @cli.path_option("--metrics", "metrics file")
@@ -287,6 +237,7 @@ def peak_memory(device: loading.Device) -> int:
 def main(
     train: Path,
     valid: Path,
+    replay: Path,
     prefix: Path,
     base: Path,
     out: Path,
@@ -312,12 +263,14 @@ def main(
     set_seed(settings.seed)
     tokenizer = loading.load_tokenizer(base)
     turns = chat.check_turns(str(prefix), strict_json.read(prefix))
-    train_set = dataset(tokenizer, turns, train, max_length)
-    valid_set = dataset(tokenizer, turns, valid, max_length)
+    of_task, held_out = (encoding.rows(tokenizer, turns, file, max_length) for file in (train, valid))
+    general = encoding.rows(tokenizer, [], replay, max_length) if replay.stat().st_size else []
+    train_set, valid_set = encoding.dataset(of_task, general), encoding.dataset(held_out)
     origin = {
         "base": hashes.of_folder(base),
         "train": hashes.of_file(train),
         "valid": hashes.of_file(valid),
+        "replay": hashes.of_file(replay),
         "prefix": turns,
         "params": asdict(settings),
         "versions": {name: version(name) for name in LIBRARIES},
@@ -335,24 +288,28 @@ def main(
     trainer.end()
     if launching.rank():  # one process writes
         return
-    write(row_losses, table([row["id"] for row in strict_json.read_jsonl(train)], losses))
-    trained, held_out = curve(trainer.state.log_history, "loss"), curve(trainer.state.log_history, "eval_loss")
+    write(
+        row_losses, table([row["id"] for row in strict_json.read_jsonl(train)], [of[: len(of_task)] for of in losses])
+    )
+    trained, evaluated = curve(trainer.state.log_history, "loss"), curve(trainer.state.log_history, "eval_loss")
     write(train_loss, as_csv(trained))
-    write(valid_loss, as_csv(held_out))
+    write(valid_loss, as_csv(evaluated))
     result = {
-        "rows": len(train_set),
+        "rows": len(of_task),
         "tokens_per_epoch": tokens,
         "steps": trainer.state.global_step,
         "train_loss": trained[-1]["loss"],
         "valid_rows": len(valid_set),
-        "valid_loss": held_out[-1]["loss"],
+        "valid_loss": evaluated[-1]["loss"],
         "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         "device": key,
     }
     write(metrics, as_json(result))
     timing.record(timings, out / "adapter_model.safetensors", speed(tokens * settings.epochs, **seconds, device=device))
     steps, took = trainer.state.global_step, seconds["wall"]
-    click.echo(f"train: {len(train_set)} rows, {steps} steps in {took:.0f} s on {key}", err=True)
+    click.echo(
+        f"train: {len(of_task)} rows and {len(general)} replayed, {steps} steps in {took:.0f} s on {key}", err=True
+    )
     store.clear()
 
 

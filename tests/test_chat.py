@@ -3,8 +3,7 @@
 import copy
 from typing import Any
 
-from stages import train
-from stages.model import chat
+from stages.model import chat, encoding
 
 SYSTEM = [{"role": "system", "content": "Answer in JSON."}]
 TALK = [
@@ -16,7 +15,7 @@ ANSWER = '{"action":"update","title":"Été 🦃"}'
 
 
 def test_training_tokens_are_the_chat_template_s_own(tokenizer: Any) -> None:
-    row = train.encode(tokenizer, SYSTEM, {"prompt": TALK, "answer": ANSWER})
+    row = encoding.encode(tokenizer, SYSTEM, {"prompt": TALK, "answer": ANSWER})
     whole = [*SYSTEM, *TALK, {"role": "assistant", "content": ANSWER}]
     expected = tokenizer.apply_chat_template(whole, return_dict=False)
     assert row["input_ids"] == expected[: len(row["input_ids"])]
@@ -24,7 +23,7 @@ def test_training_tokens_are_the_chat_template_s_own(tokenizer: Any) -> None:
 
 
 def test_training_and_inference_share_the_prompt(tokenizer: Any) -> None:
-    row = train.encode(tokenizer, SYSTEM, {"prompt": TALK, "answer": ANSWER})
+    row = encoding.encode(tokenizer, SYSTEM, {"prompt": TALK, "answer": ANSWER})
     prompt = chat.prompt_ids(tokenizer, chat.with_prefix(SYSTEM, TALK))
     assert row["input_ids"][: len(prompt)] == prompt
     assert row["labels"] == [-100] * len(prompt) + row["input_ids"][len(prompt) :]

@@ -40,7 +40,7 @@ def stage(folder: Path, words: list[str], said_in: str, environment: dict[str, s
 def start(folder: Path, base: Path, minutes: float, said_in: str = "said", **environment: str) -> Any:
     names = {"train": "train.jsonl", "valid": "valid.jsonl", "prefix": "prefix.json", "base": base, "out": "adapter"}
     names |= {"metrics": "metrics.json", "train-loss": "train_loss.csv", "valid-loss": "valid_loss.csv"}
-    names |= {"row-losses": "row_losses.csv", "launch": ROOT / "stages" / "launch"}
+    names |= {"replay": "replay.jsonl", "row-losses": "row_losses.csv", "launch": ROOT / "stages" / "launch"}
     names |= {"timings": "timings.json", "checkpoint-folder": "kept", "checkpoint-minutes": minutes}
     (folder / said_in).unlink(missing_ok=True)
     words = [word for name, value in names.items() for word in (f"--{name}", str(value))]
@@ -80,6 +80,7 @@ def inputs(folder: Path) -> Path:
     (folder / "prefix.json").write_text(json.dumps(PREFIX), encoding="utf-8")
     write_rows(folder / "train.jsonl", [example(number) for number in range(24)])
     write_rows(folder / "valid.jsonl", [example(number) for number in range(100, 104)])
+    write_rows(folder / "replay.jsonl", [])
     return folder
 
 

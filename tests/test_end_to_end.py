@@ -64,6 +64,7 @@ def make_clone(folder: Path, base: Path) -> Path:
     write_rows(data / "general" / "items.jsonl", [item | {"id": f"q{number}"} for number in range(4)])
     text = {"text": "So it is, and so it was."}
     write_rows(data / "general" / "text.jsonl", [text | {"id": f"d{number}"} for number in "12"])
+    write_rows(data / "general" / "prompts.jsonl", [{"id": "p", "prompt": "Say hello."}])
     shutil.copy(SCHEMA, data / "schema.json")
     (data / "rules.yaml").write_text("copied_fields: [title]\nlabelling: {}\n", encoding="utf-8")
     configure(folder, **SMALL, fetch={"source": "path", "path": str(base)})

@@ -396,6 +396,7 @@ def test_wrong_labels_are_planted_trained_on_and_ranked(
     configure(here, compute={"device": "cpu-fp32"}, train={"epochs": 2.0}, chat={"max_length": 2000})
     for name in ("train", "valid"):
         writing.write_jsonl(here / f"data/chat/{name}.jsonl", EXAMPLES)
+    writing.write_jsonl(here / "data/chat/replay.jsonl", [])
     writing.write_json(here / "data/chat/prefix/tuned.json", [{"role": "system", "content": "Answer in JSON."}])
     settings = yaml12.parse((here / "params.yaml").read_text(encoding="utf-8"), "params.yaml")["train"]
     made_from = {"train": hashes.of_file(here / "data/chat/train.jsonl"), "params": settings}

@@ -20,7 +20,7 @@ def built(here: Path, base: Path) -> Path:
     (here / "models").mkdir()
     (here / "models/base").symlink_to(base)
     chat = here / "data/chat"
-    for name in ("train", "valid", "test"):
+    for name in ("train", "valid", "test", "replay"):
         rows = [
             {"id": f"{name}{n}", "prompt": [{"role": "user", "content": f"buy {n}"}], "answer": "{}"} for n in range(4)
         ]

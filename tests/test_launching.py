@@ -89,7 +89,7 @@ def test_two_processes_train_to_the_losses_of_one(tmp_path: Path, base: Path) ->
     for name, first in LOSSES.items():
         assert numbers(two[name], first) == pytest.approx(numbers(one[name], first), rel=1e-4)
     assert read_json(tmp_path / "adapter/made_from.json")["processes"] == 2
-    assert "21 rows, 6 steps" in (tmp_path / "said0").read_text("utf-8")
+    assert "21 rows and 0 replayed, 6 steps" in (tmp_path / "said0").read_text("utf-8")
     assert "21 rows" not in (tmp_path / "said1").read_text("utf-8")
 
     killed = start_two(tmp_path, base, 0.0)

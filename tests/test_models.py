@@ -12,7 +12,7 @@ from conftest import SCHEMA, configure, invoke, write_rows
 from taught import PREFIX
 from test_gguf import directives, llama_cpp, ollama
 
-from stages import build, fetch, gguf, merge, predict, train
+from stages import build, fetch, gguf, merge, predict, replay, train
 from stages.answers import generate
 from stages.model import chat, loading, prefix_sharing
 
@@ -180,16 +180,18 @@ def pipeline(here: Path, source: Path) -> tuple[Any, Result]:
     for split, (first, count) in {"train": (0, 12), "test": (50, 2)}.items():
         write_rows(here / f"{split}.jsonl", rows(first, count))
     (here / "behaviour").mkdir()
+    write_rows(here / "prompts.jsonl", [{"id": "p", "prompt": "Say hello."}])
     base, merged, chats = "models/base", "models/merged", Path("data/chat")
     answer = {"model": merged, "rows": chats / "test.jsonl", "answered": "kept", "timings": "p.json"}
     stages: list[tuple[Any, dict[str, Any]]] = [
         (fetch, {"out": base}),
         (build, {"train": "train.jsonl", "test": "test.jsonl", "behaviour": "behaviour", "schema": SCHEMA, "base": base,
                  "out": chats, "metrics": "build.json"}),
+        (replay, {"prompts": "prompts.jsonl", "base": base, "out": chats / "replay.jsonl"}),
         (train, {"train": chats / "train.jsonl", "valid": chats / "valid.jsonl", "prefix": chats / "prefix/tuned.json",
-                 "base": base, "out": "models/adapter", "metrics": "train.json", "train_loss": "t.csv",
-                 "valid_loss": "v.csv", "row_losses": "r.csv", "timings": "timing.json", "launch": "launch",
-                 "checkpoint_folder": "checkpoints"}),
+                 "replay": chats / "replay.jsonl", "base": base, "out": "models/adapter", "metrics": "train.json",
+                 "train_loss": "t.csv", "valid_loss": "v.csv", "row_losses": "r.csv", "timings": "timing.json",
+                 "launch": "launch", "checkpoint_folder": "checkpoints"}),
         (merge, {"base": base, "adapter": "models/adapter", "out": merged}),
         (predict, answer | {"out": "tuned.jsonl"}),
         (predict, answer | {"out": "constrained.jsonl", "schema": SCHEMA}),
@@ -251,6 +253,7 @@ def test_attention_that_training_ignores_is_refused(
     here: Path, family: str, change: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(TEMPLATES, "gemma2", TEMPLATES["gemma3"])
+    configure(here, replay={"prompts": 0})  # or that stage would refuse the model
     stage, ran = pipeline(here, make_model(family, here / "source", **change))
     assert stage is train
     assert re.search(reason, ran.stderr.rstrip("\n").split("\n")[-1])

@@ -22,6 +22,7 @@ EACH = pytest.mark.parametrize("name", NAMES)
 TRAINING = {
     "data/chat/train.jsonl",
     "data/chat/valid.jsonl",
+    "data/chat/replay.jsonl",
     "data/chat/prefix/tuned.json",
     "models/base",
     "stages/launch",

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from conftest import ROOT, SCHEMA, TEMPLATE, make_base, write_rows
 
 from planning import memory
-from stages import build, fetch, merge, predict, train
+from stages import build, fetch, merge, predict, replay, train
 from stages.core import yaml12
 from stages.model import loading
 from tools import plan
@@ -105,6 +105,11 @@ def test_the_next_run_takes_the_longest_rows_together() -> None:
     assert run == memory.Run(206, 400, 10, 16, bytes_per_value=4, checkpointing=False, on_cpu=True)
 
 
+def test_the_longest_answers_count_whichever_rows_they_are_of() -> None:
+    short = {"input_ids": [1] * 30, "labels": [-100] * 10 + [1] * 20}
+    assert plan.next_run(replace(SETTINGS, micro_batch_size=2), DEVICE, [*ROWS, short]).loss_tokens == 20 + 5
+
+
 SHAPE = memory.shape_of(MODELS[plan.DEFAULT]["config"], plan.DEFAULT)
 
 
@@ -165,6 +170,9 @@ def test_the_check_reads_the_rows_that_come_next(built: Path, monkeypatch: pytes
     lengths = [len(row["input_ids"]) for row in plan.encoded()]
     assert lengths == sorted(lengths, reverse=True)
     assert len(set(lengths)) > 10
+    long = {"id": "p", "prompt": [{"role": "user", "content": "Tell me " * 40}], "answer": "Once", "truncated": True}
+    write_rows(built / "data/chat/replay.jsonl", [long])
+    assert [row["part"] for row in plan.encoded()] == [1] + [0] * len(lengths)
 
 
 def test_another_architecture_is_not_checked(built: Path, tmp_path: Path) -> None:
@@ -233,7 +241,9 @@ def test_each_architecture_runs_from_rows_to_answers(
     invoke(build.main, **files, behaviour="behaviour", out="chat", metrics="build.json")
     prefix = {"prefix": "chat/prefix/tuned.json", "timings": "timings.json"}
     losses = {"train_loss": "train.csv", "valid_loss": "valid.csv", "metrics": "train.json"}
-    data = {"train": "chat/train.jsonl", "valid": "chat/valid.jsonl"}
+    write_rows(here / "prompts.jsonl", [{"id": "p", "prompt": "Say hello."}])
+    invoke(replay.main, prompts="prompts.jsonl", base="models/base", out="chat/replay.jsonl")
+    data = {"train": "chat/train.jsonl", "valid": "chat/valid.jsonl", "replay": "chat/replay.jsonl"}
     places = {"launch": ROOT / "stages" / "launch", "checkpoint_folder": "kept"}
     invoke(train.main, **prefix, **data, **losses, base="models/base", out="adapter", row_losses="rows.csv", **places)
     invoke(merge.main, base="models/base", adapter="adapter", out="merged")

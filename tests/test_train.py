@@ -1,6 +1,7 @@
 """Wrong masks are caught, every knob arrives, and training twice gives the same bytes."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from conftest import ROOT, configure, invoke, read_json, write_rows
 
 from stages import train
 from stages.core import hashes
-from stages.model import loading, prefix_sharing, quantised
+from stages.model import encoding, loading, prefix_sharing, quantised
 from stages.model.row_losses import UNSEEN, table
 
 FP32 = loading.DEVICES["cpu-fp32"]
@@ -43,18 +44,18 @@ def example(number: int) -> dict[str, Any]:
 
 
 def row(tokenizer: Any) -> dict[str, list[int]]:
-    return train.encode(tokenizer, PREFIX, example(1))
+    return encoding.encode(tokenizer, PREFIX, example(1))
 
 
 def dataset(tokenizer: Any, numbers: range) -> Any:
     from datasets import Dataset
 
-    rows = [train.encode(tokenizer, PREFIX, example(number)) for number in numbers]
+    rows = [encoding.encode(tokenizer, PREFIX, example(number)) for number in numbers]
     return Dataset.from_list([{**row, "row": number} for number, row in enumerate(rows)])
 
 
 def test_a_sound_row_passes(tokenizer: Any) -> None:
-    train.check_labels("r1", row(tokenizer), example(1)["answer"], tokenizer, 256)
+    encoding.check_labels("r1", row(tokenizer), example(1), tokenizer, 256)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_a_broken_row_is_named(tokenizer: Any, breakage: Any, problem: str) -> N
     if "max_length" in problem:
         broken["labels"] = [-100] * 300 + row(tokenizer)["labels"]
     with pytest.raises(click.ClickException, match=problem) as caught:
-        train.check_labels("data/chat/train.jsonl: r1", broken, example(1)["answer"], tokenizer, 256)
+        encoding.check_labels("data/chat/train.jsonl: r1", broken, example(1), tokenizer, 256)
     assert "r1" in caught.value.message
 
 
@@ -213,12 +214,13 @@ def test_a_training_that_stopped_early_is_an_error(trainer: Any) -> None:
         train.run(trainer)
 
 
-def run(folder: Path, base: Path, out: str, rows: int = 24) -> Path:
+def run(folder: Path, base: Path, out: str, rows: int = 24, replayed: Sequence[dict[str, Any]] = ()) -> Path:
     (folder / "prefix.json").write_text(json.dumps(PREFIX), encoding="utf-8")
     result = invoke(
         train.main,
         train=write_rows(folder / "train.jsonl", [example(number) for number in range(rows)]),
         valid=write_rows(folder / "valid.jsonl", [example(number) for number in range(100, 104)]),
+        replay=write_rows(folder / "replay.jsonl", list(replayed)),
         prefix="prefix.json",
         base=base,
         out=out,
@@ -258,7 +260,7 @@ def test_the_metrics_are_those_of_the_curves_and_the_adapter(here: Path, base: P
         for name in ("one-train.csv", "one-valid.csv")
     )
     weights = load_file(adapter / "adapter_model.safetensors")
-    tokens = sum(len(train.encode(tokenizer, PREFIX, example(number))["input_ids"]) for number in range(40))
+    tokens = sum(len(encoding.encode(tokenizer, PREFIX, example(number))["input_ids"]) for number in range(40))
     assert (steps, at, losses[-1] < losses[0]) == ((1, 2, 3, 4, 5, 6), (3, 6), True)
     assert epochs == pytest.approx((0.4, 0.8, 1, 1.4, 1.8, 2))
     assert read_json(here / "one.json") == {
@@ -274,10 +276,42 @@ def test_the_metrics_are_those_of_the_curves_and_the_adapter(here: Path, base: P
     took = read_json(here / "one-timing.json")
     assert took["seconds"] * took["tokens_per_second"] == pytest.approx(2 * tokens, rel=0.1)
     made_from = read_json(adapter / "made_from.json")
-    hashed = {name: hashes.of_file(here / f"{name}.jsonl") for name in ("train", "valid")}
+    hashed = {name: hashes.of_file(here / f"{name}.jsonl") for name in ("train", "valid", "replay")}
     hashed |= {"adapter": hashes.of_file(adapter / "adapter_model.safetensors"), "base": hashes.of_folder(base)}
     assert hashed.items() <= made_from.items()
     assert (made_from["prefix"], made_from["params"]["epochs"], made_from["device"]) == (PREFIX, 2.0, "cpu-fp32")
+
+
+GENERAL = {"id": "p", "prompt": [{"role": "user", "content": "Hi"}], "answer": "Hello there", "truncated": False}
+
+
+def test_a_truncated_answer_does_not_teach_to_stop(tokenizer: Any) -> None:
+    whole, cut = (encoding.encode(tokenizer, [], GENERAL | {"truncated": short}) for short in (False, True))
+    assert [*cut["input_ids"], tokenizer.eos_token_id] == whole["input_ids"]
+    encoding.check_labels("p", cut, GENERAL | {"truncated": True}, tokenizer, 256)
+    with pytest.raises(click.ClickException, match="do not end in EOS"):
+        encoding.check_labels("p", cut, GENERAL, tokenizer, 256)
+
+
+def test_replayed_rows_train_without_the_prefix_and_are_no_rows_of_the_task(
+    here: Path, base: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(here, compute={"device": "cpu-fp32"}, train={"epochs": 1.0})
+    plain = run(here, base, "plain", rows=8)
+    seen: list[Any] = []
+    make = train.make_trainer
+
+    def noted(*given: Any) -> Any:
+        seen.append(given[4])
+        return make(*given)
+
+    monkeypatch.setattr(train, "make_trainer", noted)
+    adapter = run(here, base, "one", rows=8, replayed=[GENERAL])
+    assert seen[0][8]["input_ids"] == encoding.encode(tokenizer, [], GENERAL)["input_ids"]
+    assert (seen[0]["part"][:], seen[0]["row"][:]) == ([0] * 8 + [1], list(range(9)))
+    assert read_json(here / "one.json")["rows"] == 8
+    assert len((here / "one-rows.csv").read_text("utf-8").split()) == 9
+    assert hashes.of_folder(adapter) != hashes.of_folder(plain)
 
 
 def test_a_row_that_was_not_seen_has_no_loss() -> None:
@@ -315,6 +349,7 @@ def test_the_stage_trains_on_the_training_rows_with_its_own_seed(
         ({"train.jsonl": '{"id":1,"answer":"{}","prompt":[]}\n'}, "train.jsonl:1: an object with texts id and answer"),
         ({"train.jsonl": "[]\n"}, "train.jsonl:1: an object"),
         ({"valid.jsonl": ""}, "valid.jsonl: no rows"),
+        ({"replay.jsonl": "{}\n"}, "replay.jsonl:1: an object with texts id and answer"),
         ({"prefix.json": '[{"role":"system"}]'}, "prefix.json: a list of turns"),
         ({"prefix.json": "{}"}, "prefix.json: a list of turns"),
         ({"adapter": "a file"}, "adapter: a file is where"),
@@ -325,13 +360,14 @@ def test_what_build_would_not_write_is_refused_by_name(
 ) -> None:
     configure(here, compute={"device": "cpu-fp32"})
     lines = "".join(json.dumps(example(number)) + "\n" for number in range(4))
-    files = {"train.jsonl": lines, "valid.jsonl": lines, "prefix.json": json.dumps(PREFIX)} | broken
+    files = {"train.jsonl": lines, "valid.jsonl": lines, "replay.jsonl": "", "prefix.json": json.dumps(PREFIX)} | broken
     for name, text in files.items():
         (here / name).write_text(text, encoding="utf-8")
     result = invoke(
         train.main,
         train="train.jsonl",
         valid="valid.jsonl",
+        replay="replay.jsonl",
         prefix="prefix.json",
         base=base,
         out="adapter",

@@ -20,11 +20,10 @@ from planning.memory import GB, Run, Shape
 from stages import merge, train
 from stages.answers import generate, loglikelihood
 from stages.core import cli, params, strict_json, yaml12
-from stages.model import chat, loading, prefix_sharing
+from stages.model import chat, encoding, loading, prefix_sharing
 
-CATALOGUE, BASE, ROWS, PREFIX = map(
-    Path, ("catalogue.yaml", "models/base/config.json", "data/chat/train.jsonl", "data/chat/prefix/tuned.json")
-)
+CATALOGUE, BASE, PREFIX = map(Path, ("catalogue.yaml", "models/base/config.json", "data/chat/prefix/tuned.json"))
+ROWS, REPLAYED = Path("data/chat/train.jsonl"), Path("data/chat/replay.jsonl")
 DEFAULT = "SmolLM2-135M-Instruct"
 CARDS = {"T4": 15, "16GB": 16, "24GB": 24, "40GB": 40, "80GB": 80}  # 1 GB is 10^9 bytes: a card's GiB have 7% more
 
@@ -99,14 +98,20 @@ def settings_of(name: str, facts: dict[str, Any], rows: int) -> Iterator[str]:
 def encoded() -> list[prefix_sharing.Row]:
     """The training rows as token ids, longest first."""
     tokenizer, prefix = loading.load_tokenizer(BASE.parent), strict_json.read(PREFIX)
-    rows = [train.encode(tokenizer, prefix, example) for example in strict_json.read_jsonl(ROWS)]
+    parts = [(ROWS, prefix), *([(REPLAYED, [])] if REPLAYED.is_file() else [])]
+    rows = [
+        encoding.encode(tokenizer, turns, example) | {"part": part}
+        for part, (file, turns) in enumerate(parts)
+        for example in strict_json.read_jsonl(file)
+    ]
     return sorted(rows, key=lambda row: len(row["input_ids"]), reverse=True)
 
 
 def next_run(settings: train.Params, device: loading.Device, rows: list[prefix_sharing.Row]) -> Run:
-    """The largest micro batch that random order can draw: the longest rows together."""
+    """The largest micro batch that random order can draw: the longest rows together, and the longest answers."""
     batch = prefix_sharing.collate(rows[: settings.micro_batch_size])
-    scored = int((batch["labels"] != prefix_sharing.IGNORED).sum())
+    answers = [sum(label != prefix_sharing.IGNORED for label in row["labels"]) for row in rows]
+    scored = sum(sorted(answers, reverse=True)[: settings.micro_batch_size])
     return run_of(settings, device, batch["input_ids"].numel(), batch["row_tokens"].numel(), scored)
 
 

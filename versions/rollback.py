@@ -18,7 +18,7 @@ from versions import dvc_cache, history, names, record
 from versions.dvc_cache import Finding
 from versions.history import LOCK, RAW, TEST, git, printable, short, within
 
-DATA = (RAW, TEST, "data/behaviour", "data/schema.json", "data/rules.yaml")
+DATA = (RAW, TEST, "data/behaviour", "data/general", "data/schema.json", "data/rules.yaml")
 RESULTS = ("expectations", record.PARAMS, LOCK, "metrics")
 OUTPUTS = ("data", "models")
 PAGES = ("data/docs",)  # to read, and made again by `dvc repro validate`: a version is whole without them

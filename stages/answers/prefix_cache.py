@@ -5,8 +5,7 @@ copies at every token; here the queries of all rows meet it in one matrix produc
 result is that of ordinary attention up to rounding.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 from stages.model import prefix_sharing
@@ -91,18 +90,9 @@ def _bias(cache: Cache, new: int, lowest: float) -> Any:
     return torch.zeros(allowed.shape, device=allowed.device).masked_fill(~allowed, lowest)[:, None]
 
 
-@contextmanager
-def attention(model: Any) -> Iterator[None]:
+def attention(model: Any) -> AbstractContextManager[None]:
     """Within it a transformers model attends through a `Cache`, which its caller passes as `cache`."""
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(ATTENTION, attend)
-    before = model.config._attn_implementation
-    model.set_attn_implementation(ATTENTION)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
+    return prefix_sharing.attention(model, ATTENTION, attend)
 
 
 def forward(model: Any, ids: Any, cache: Cache, positions: Any) -> Any:

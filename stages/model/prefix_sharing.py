@@ -5,7 +5,7 @@ only each other, so they come out equal in every row, and their gradient is the 
 gives the same loss and gradient. Training does so with a micro batch, `retention` with the options of a question.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,8 @@ from stages.core.cli import InputError
 
 IGNORED = -100  # the label that the loss skips
 ATTENTION = "prefix_sharing"  # the name under which transformers knows `attend`
-Row = dict[str, Any]  # token ids, labels, and a number where the row has to be known again
+# Token ids, labels, a number where the row has to be known again, and a part where only rows of the same begin alike.
+Row = dict[str, Any]
 
 
 def shared(rows: Sequence[Row]) -> int:
@@ -32,26 +33,33 @@ def shared(rows: Sequence[Row]) -> int:
 def collate(rows: Sequence[Row]) -> dict[str, Any]:
     """Tensors of T tokens, for B rows of at most L.
 
-    `input_ids`, `labels`, `position_ids` (1, T): the shared tokens, then what is each row's own. `row_tokens` (B, L):
-    where in the sequence each row's tokens stand, the shared ones included; short rows repeat their last token, which
-    no token before it sees. `token_places` (T,): where in `row_tokens` each token of the sequence is read back.
-    `rows` (B, 2), where rows have a number `row`: that, and how many labels the row has.
+    `input_ids`, `labels`, `position_ids` (1, T): row by row, without what an earlier row of the same part brought.
+    `row_tokens` (B, L): where in the sequence each row's tokens stand, the shared ones included; short rows repeat
+    their last token, which no token before it sees. `token_places` (T,): where in `row_tokens` each token of the
+    sequence is read back. `rows` (B, 2), where rows have a number `row`: that, and how many labels the row has.
     """
     import torch
 
-    start, width = shared(rows), max(len(row["input_ids"]) for row in rows)
-    sequence, labels = rows[0]["input_ids"][:start], rows[0]["labels"][:start]
-    positions, places, grid = list(range(start)), list(range(start)), []
-    for number, row in enumerate(rows):
-        length = len(row["input_ids"])
-        own = range(len(sequence), len(sequence) + length - start)
-        grid.append([*range(start), *own, *[own[-1]] * (width - length)])
-        places += range(number * width + start, number * width + length)
-        sequence += row["input_ids"][start:]
-        labels += row["labels"][start:]
-        positions += range(start, length)
-    known = {"rows": torch.tensor([[row["row"], _scored(row)] for row in rows])} if "row" in rows[0] else {}
-    return known | {
+    width = max(len(row["input_ids"]) for row in rows)
+    parts = [row.get("part", 0) for row in rows]
+    starts = {part: shared([row for row, of in zip(rows, parts, strict=True) if of == part]) for part in parts}
+    sequence: list[int] = []
+    labels: list[int] = []
+    positions: list[int] = []
+    places: list[int] = []
+    grid: list[list[int]] = []
+    shared_at: dict[int, range] = {}
+    for number, (row, part) in enumerate(zip(rows, parts, strict=True)):
+        length, start = len(row["input_ids"]), shared_at.get(part, range(0))
+        own = range(len(sequence), len(sequence) + length - len(start))
+        shared_at.setdefault(part, own[: starts[part]])  # the first row of a part brings what the others share
+        grid.append([*start, *own, *[own[-1]] * (width - length)])
+        places += range(number * width + len(start), number * width + length)
+        sequence += row["input_ids"][len(start) :]
+        labels += row["labels"][len(start) :]
+        positions += range(len(start), length)
+    numbers = {"rows": torch.tensor([[row["row"], _scored(row)] for row in rows])} if "row" in rows[0] else {}
+    return numbers | {
         "input_ids": torch.tensor([sequence]),
         "labels": torch.tensor([labels]),
         "position_ids": torch.tensor([positions]),
@@ -118,13 +126,16 @@ def check(length: int, settings: dict[str, Any]) -> None:
 
 
 @contextmanager
-def attention(model: Any) -> Iterator[None]:
-    """Within it a transformers model, with or without adapter, attends by rows: it takes what `collate` returns."""
+def attention(model: Any, name: str = ATTENTION, function: Callable[..., Any] | None = None) -> Iterator[None]:
+    """Within it a transformers model, with or without adapter, attends by rows: it takes what `collate` returns.
+
+    Or by another function of transformers' AttentionInterface, which is then known under `name`.
+    """
     from transformers import AttentionInterface
 
-    AttentionInterface.register(ATTENTION, attend)
+    AttentionInterface.register(name, function or attend)
     before = model.config._attn_implementation
-    model.set_attn_implementation(ATTENTION)
+    model.set_attn_implementation(name)
     try:
         yield
     finally:

@@ -36,7 +36,7 @@ def load(base: Path, chosen: Device) -> Any:
 def for_training(base: Path, chosen: Device) -> Any:
     """What an adapter is attached to: in 4 bits, but for a small model on a CPU, of the same values in full width.
 
-    There bitsandbytes would dequantise each matrix twice a step, a tenth of its time (benchmarks/README.md).
+    There bitsandbytes would dequantise each matrix twice a step (benchmarks/README.md has what it costs).
     """
     import torch
 
