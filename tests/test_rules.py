@@ -8,11 +8,12 @@ from conftest import ROOT, SCHEMA
 
 from stages import validate
 from stages.checklist import labelling
-from stages.checklist.complete import schema_values
+from stages.checklist.complete import SchemaValue, coverage, schema_values
 from stages.checklist.labelling import Rule
-from stages.checklist.row import Example
+from stages.checklist.row import CheckedRow, Example
 from stages.core import params
 from stages.data import contract
+from stages.data.rows import Row
 
 DAY = Rule(["due"], "requested", "(?P=day)", "names the day", r"(next_)?(?P<day>mon|tue)\w*day")
 ARTICLE = Rule(["title"], "never", r"\b(a|the)\b", "no articles")
@@ -120,3 +121,13 @@ def test_a_schema_without_alternatives_lists_the_values_of_nested_fields(tmp_pat
     ]
     example = Example("", "", "", "", {"lamp": {"colour": "red"}, "rooms": ["hall", "attic"]}, "", "")
     assert [value.is_in(example) for value in values] == [True, False, False, True]
+
+
+def test_a_value_counts_once_for_each_sound_row_of_its_kind() -> None:
+    def row(*kinds: str, **refused: str) -> CheckedRow:
+        examples = [Example("", "", "", "", {"filter": "all"}, "", kind) for kind in kinds]
+        return CheckedRow(Row("rows.jsonl", 1, "", (), "", ""), refused, examples=examples)
+
+    table = [row("list", "list"), row("list"), row("show"), row("list", "show"), row("list", secret="a key")]
+    values = [SchemaValue("list", ("filter",), "all"), SchemaValue("list", ("filter",), "overdue")]
+    assert [count for count, _ in coverage(table, values)] == [3, 0]

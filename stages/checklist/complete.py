@@ -1,5 +1,6 @@
 """Complete: every kind of answer, every value that the schema lists and every default has enough rows."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -74,5 +75,10 @@ def _values(root: Any, schema: Any, path: Path = (), above: tuple[str, ...] = ()
 
 def coverage(table: Table, values: list[SchemaValue]) -> list[tuple[float, str]]:
     """For each value the number of sound rows that have it in an answer."""
-    rows = sound(table)
-    return [(sum(any(map(value.is_in, row.examples)) for row in rows), str(value)) for value in values]
+    of_kind: dict[str, list[int]] = {}
+    for number, value in enumerate(values):
+        of_kind.setdefault(value.kind, []).append(number)
+    rows = Counter[int]()
+    for row in sound(table):
+        rows.update({n for example in row.examples for n in of_kind.get(example.kind, ()) if values[n].is_in(example)})
+    return [(rows[number], str(value)) for number, value in enumerate(values)]

@@ -47,9 +47,18 @@ def secret(content: str) -> str:
 def secret_pattern(content: str) -> str:
     if PASSWORD.search(content) or PREFIXED.search(content):
         return "Password or key"
-    patterns, _ = detectors()
     lines = content.split("\n")
+    if not any(regex.search(line) for line in lines for regex in expressions()):  # of most rows, and quickly
+        return ""
+    patterns, _ = detectors()
     return next((str(d.secret_type) for d in patterns for line in lines if any(d.analyze_string(line))), "")
+
+
+@cache
+def expressions() -> list[re.Pattern[str]]:
+    """Those that the detectors search for; what one finds they may still refuse."""
+    patterns, _ = detectors()
+    return [regex for detector in patterns for regex in detector.denylist]
 
 
 @cache
