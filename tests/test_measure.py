@@ -114,6 +114,12 @@ def test_a_summary_has_the_figures_their_origin_and_no_text(here: Path, merged: 
     assert taught.REQUEST not in (here / "figures.json").read_text("utf-8")
 
 
+def test_a_model_without_an_origin_is_refused_before_it_answers(folder: Path) -> None:
+    result = run(write_rows(Path("rows.jsonl"), ROWS), "--summary", "figures.json")
+    assert (result.exit_code, "made_from.json" in result.stderr) == (1, True)
+    assert not (folder / "held.json").exists()
+
+
 def test_requests_from_elsewhere_are_shown_for_the_model_that_answered_them(metrics: Path) -> None:
     slices = {"kind": {"list": rates(0.5) | {"n": 20}, "create": rates(0.4) | {"n": 19}}, "value": {}}
     found = rates(0.7) | {"n": 39, "slices": slices, "computed_from": {"adapter": "a1"}}

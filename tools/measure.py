@@ -106,12 +106,12 @@ def main(file: Path, as_json: bool, summary: Path | None, constrained: bool, mod
         raise NothingToMeasureError(f"{file}: no labelled row that can be used")
     if not model.is_dir():
         raise cli.InputError(f"{model} is missing; run `make repro`")
+    made_from, libraries = model / "made_from.json", ("torch", "transformers")  # looked at before minutes of answers
+    origin = provenance.computed_from(made_from, libraries, requests=file, schema=schema) if summary else {}
     predictions = answers(model, asked, schema if constrained else None)
     pairs = zip(asked, predictions, strict=True)
     found = report([scoring.score(example, prediction, rules) for example, prediction in pairs], rules)
     if summary:
-        made_from = model / "made_from.json"
-        origin = provenance.computed_from(made_from, ("torch", "transformers"), requests=file, schema=schema)
         figures = {name: value for name, value in found.items() if name != "failures"}
         writing.write_json(summary, figures | {"constrained": constrained, "computed_from": origin})
     if as_json:
