@@ -30,7 +30,6 @@ from review import compare
 from review.compare import Gate, Metric, Noise, Outcome, Rule
 from stages.core import cli
 from stages.data import writing
-from stages.scores import stats
 from versions import history
 
 if TYPE_CHECKING:
@@ -57,11 +56,10 @@ class Judge:
             hits = zip(self.rows, before[0].tolist(), after[0].tolist(), strict=True)
             pairs = [(row[old], row[new]) for row, old, new in hits]
             return compare.measured(pairs, self.rule, level, known)
-        changes = after.mean(axis=0) - before.mean(axis=0)
-        old, new, difference = float(before.mean()), float(after.mean()), float(changes.mean())
-        mean = stats.Comparison(len(changes), old, new, difference, 0.0, 0.0, 1.0, 0, 0, "no evidence", 1.0)
+        old, new = before.mean(axis=0), after.mean(axis=0)
         groups, noise = [right.group for _, right in self.rows], (known.spread[self.rule.metric], known.seeds)
-        result = compare.retrained(mean, changes.tolist(), groups, noise, level, runs=len(before))
+        mean, runs = compare.means(old.tolist(), new.tolist()), (len(before), len(after))
+        result = compare.retrained(mean, (new - old).tolist(), groups, noise, level, runs)
         return Metric(self.rule.system, self.rule.metric, "", result, None)
 
     def words(self, before: "Hits", after: "Hits", known: Noise) -> dict[str, bool]:

@@ -64,7 +64,10 @@ def flipping(right: Table) -> float:
 
 
 def origin(folders: Sequence[Path]) -> dict[str, Any]:
-    """What all trainings share. Raises InputError where one of them was made from something else."""
+    """What all trainings share, and the adapter of the repository, by which a version knows that they are its own.
+
+    Raises InputError where one of them was made from something else.
+    """
     made = [strict_json.read(folder / "models/adapter/made_from.json") for folder in folders]
     names = ("base", "device", "replay", "threads", "train", "versions")
     shared = [
@@ -74,7 +77,8 @@ def origin(folders: Sequence[Path]) -> dict[str, Any]:
     for folder, one in zip(folders, shared, strict=True):
         if one != shared[0]:
             raise cli.InputError(f"{folder} and {folders[0]} were not made from the same; remove one of them")
-    return {**shared[0], "test": hashes.of_file(TEST)}
+    adapter = strict_json.read(Path("models/adapter/made_from.json"))["adapter"]
+    return {**shared[0], "adapter": adapter, "test": hashes.of_file(TEST)}
 
 
 def result(seeds: Sequence[int], folders: Sequence[Path], date: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ was measured, 'better' and 'worse' are about the change, were it retrained.
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from math import sqrt
 from pathlib import Path
@@ -186,7 +186,8 @@ def paired(before: Outcomes, after: Outcomes) -> Paired:
 class Noise:
     """What retraining alone does to the tuned model: the standard deviation of each metric over `seeds` trainings.
 
-    `restless`: the test rows that are right with one seed and wrong with another, of `n`.
+    `restless`: the test rows that are right with one seed and wrong with another, of `n`. `right`: whether each test
+    row was exact, by training; empty where the trainings are of another version than the one that recorded them.
     """
 
     seeds: int
@@ -194,6 +195,7 @@ class Noise:
     spread: dict[str, float]
     restless: frozenset[str] = frozenset()
     n: int = 0
+    right: dict[str, tuple[bool, ...]] = field(default_factory=dict)
 
     def on(self, rows: int, metric: str) -> float:
         """The standard deviation on `rows` of the n test rows, if rows flip independently: at least what it is."""
@@ -206,11 +208,15 @@ def noise(tree: str) -> Noise | None:
     try:
         spread = {str(metric): float(value) for metric, value in recorded["spread"].items()}
         seeds, day = int(recorded["seeds"]), date.fromisoformat(recorded["date"])
-        restless = frozenset(name for name, times in recorded["times_right"].items() if 0 < times < seeds)
-        same = recorded["computed_from"]["test"] == figures(tree, record.DETAIL)["computed_from"]["test"]
-    except (AttributeError, KeyError, TypeError, ValueError):
+        times, digits = recorded["times_right"], list(recorded.get("right", {}).values())
+        restless = frozenset(name for name, count in times.items() if 0 < count < seeds)
+        made_from, measured_on = recorded["computed_from"], figures(tree, record.DETAIL)["computed_from"]
+        same, own = made_from["test"] == measured_on["test"], made_from.get("adapter") == measured_on.get("adapter", "")
+        by_row = {name: tuple(line[place] == "1" for line in digits) for place, name in enumerate(sorted(times))}
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         return None
-    return Noise(seeds, day, spread, restless, len(recorded["times_right"])) if same and seeds > 1 else None
+    right = by_row if own and len(digits) == seeds else {}
+    return Noise(seeds, day, spread, restless, len(times), right) if same and seeds > 1 else None
 
 
 @dataclass(frozen=True)
@@ -246,12 +252,12 @@ def retrained(
     groups: Sequence[str],
     noise: tuple[float, int],
     level: float,
-    runs: int = 1,
+    runs: tuple[int, int] = (1, 1),
 ) -> Comparison:
     """The comparison for the change, were both sides trained anew: rows and seeds vary, and the larger counts.
 
-    `noise`: standard deviation of the metric over so many trainings. `runs`: trainings a side, of which `result` and
-    `changes` are the means.
+    `noise`: standard deviation of the metric over so many trainings. `runs`: trainings of each side, of which `result`
+    and `changes` are the means.
     """
     from scipy.stats import norm, t
 
@@ -260,11 +266,49 @@ def retrained(
     for group, change in zip(groups, changes, strict=True):
         sums[group] += change - result.difference
     by_row = sum(value**2 for value in sums.values()) / result.n**2
-    error, factor = sqrt(max(by_row, 2 * spread**2 / runs)), float(t.ppf((1 + level) / 2, seeds - 1))
+    by_seed = spread**2 * sum(1 / side for side in runs)
+    error, factor = sqrt(max(by_row, by_seed)), float(t.ppf((1 + level) / 2, seeds - 1))
     low, high = result.difference - factor * error, result.difference + factor * error
     evidence = "better" if low > 0 else "worse" if high < 0 else "no evidence"
     least = min(1.0, (factor + float(norm.ppf(stats.POWER))) * error)
-    return replace(result, low=low, high=high, evidence=evidence, detectable=least)
+    p_value = 2 * float(t.sf(abs(result.difference) / error, seeds - 1)) if error else result.p_value
+    return replace(result, low=low, high=high, p_value=p_value, evidence=evidence, detectable=least)
+
+
+def means(before: Sequence[float], after: Sequence[float]) -> Comparison:
+    """Of each row's share of trainings that had it right: the comparison that `retrained` gives its interval.
+
+    `fixed` and `regressed` count the rows that came out the same in all trainings of a side.
+    """
+    n, changes = len(before), [new - old for old, new in zip(before, after, strict=True)]
+    rates = (sum(before) / n, sum(after) / n, sum(changes) / n)
+    return Comparison(n, *rates, 0.0, 0.0, 1.0, changes.count(1), changes.count(-1), "no evidence", 1.0)
+
+
+def averaged(pairs: Sequence[Pair], rule: Rule, level: float, known: Noise | None, head: Noise | None) -> Metric | None:
+    """Exact match over all trainings that a side has recorded of itself, else of the committed one; None without any.
+
+    The spread is the base's (`known`): a change can't widen its own interval.
+    """
+    exact = replace(rule, metric="exact_match")
+    if not known or rule.system != "tuned" or exact.metric not in known.spread:
+        return None
+    (before, earlier), (after, later) = (
+        _shares(rows, exact, noise) for rows, noise in zip(zip(*pairs, strict=True), (known, head), strict=True)
+    )
+    if earlier == later == 1:
+        return None
+    changes, groups = [new - old for old, new in zip(before, after, strict=True)], [row.group for _, row in pairs]
+    noise = (known.on(len(pairs), exact.metric), known.seeds)
+    result = retrained(means(before, after), changes, groups, noise, level, (earlier, later))
+    return Metric(rule.system, exact.metric, f"mean of {earlier} and {later} trainings", result, None)
+
+
+def _shares(rows: Sequence[Outcome], rule: Rule, noise: Noise | None) -> tuple[list[float], int]:
+    """Of each row the share of trainings that had it right, and how many these are."""
+    listed = noise is not None and all(row.id in noise.right for row in rows)
+    hits = [noise.right[row.id] if noise and listed else (row.hit(rule),) for row in rows]
+    return [sum(one) / len(one) for one in hits], len(hits[0])
 
 
 @dataclass(frozen=True)

@@ -57,12 +57,12 @@ class Report:
 def build(base: str, head: str | None) -> Report:
     """Compare two versions, the working tree where `head` is None. Raises InputError."""
     old, new = names.commit_of(base), names.commit_of(head) if head else history.working_tree()
-    gate, known = compare.gate_of(old), compare.noise(old)
+    gate, known, own = compare.gate_of(old), compare.noise(old), compare.noise(new)
     (before, why), (after, wrong) = (_outcomes(tree, gate) for tree in (old, new))
     rows, first = compare.paired(before, after), gate.rules[0]
     fewer = [Problem(history.OUTCOMES, wrong)] if wrong else kept.gone("data/test", rows, gate)
     enough = len(rows.both) >= gate.min_shared
-    metrics, moved, kinds = _metrics(rows.both, gate, known) if enough else ([], [], 0)
+    metrics, moved, kinds = _metrics(rows.both, gate, known, own) if enough else ([], [], 0)
     beside = list(kept.judged(old, new, gate))
     checks = compare.judged(rows, before, after, gate, known) if enough else []
     restless = known.restless if known else ()
@@ -130,11 +130,15 @@ def _noise(known: Noise | None, gate: Gate) -> Safe:
     )
 
 
-def _metrics(pairs: Sequence[Pair], gate: Gate, known: Noise | None) -> tuple[list[Metric], list[Metric], int]:
+def _metrics(
+    pairs: Sequence[Pair], gate: Gate, known: Noise | None, own: Noise | None
+) -> tuple[list[Metric], list[Metric], int]:
     """Metrics of the system that the gate looks at first, its slices, the other systems; kinds of answer that moved."""
     first, level = gate.rules[0], gate.confidence
     names = dict.fromkeys([first.metric, *METRICS])
     found = [compare.measured(pairs, replace(first, metric=name), level, known) for name in names]
+    if of_several := compare.averaged(pairs, first, level, known, own):
+        found.insert(1, of_several)
     slices, kinds = _parts(pairs, "slice"), _parts(pairs, "kind")
     if len(slices) > 1:
         found += [compare.measured(part, first, level, part=name) for name, part in slices.items()]

@@ -217,6 +217,7 @@ def test_seeds_are_trained_by_the_stages_and_nothing_else_differs(repository: Pa
     assert (recorded["seeds"], recorded["trained_with"], recorded["n"]) == (3, [5, 6, 7], 10)
     assert recorded["computed_from"]["params"]["epochs"] == 2
     assert "seed" not in recorded["computed_from"]["params"]
+    assert recorded["computed_from"]["adapter"] == "5"
     assert recorded["computed_from"]["test"] == hashes.of_file(repository / "data/chat/test.jsonl")
     assert len(set(recorded["right"].values())) > 1
     for index, name in enumerate(sorted(recorded["times_right"])):

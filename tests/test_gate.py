@@ -174,6 +174,38 @@ def test_noise_counts_for_what_it_was_measured_on(changed: dict[str, Any]) -> No
     assert compare.measured([(row, row)] * 3, replace(RULE, **changed), 0.95, NOISE).alone is None
 
 
+RIGHT = {"r0": (True, True), "r1": (True, False), "r2": (False, False), "r3": (True, True)}
+
+
+def averaged(known: Noise | None, own: Noise | None, **changed: Any) -> compare.Metric | None:
+    sides = rows([True, True, False, True]), rows([True, True, True, False])
+    pairs = list(zip(*(side.values() for side in sides), strict=True))
+    return compare.averaged(pairs, replace(RULE, **changed), 0.95, known, own)
+
+
+def test_the_trainings_that_a_side_recorded_of_itself_count_as_their_mean() -> None:
+    quiet, ours = replace(NOISE, n=4, spread={"exact_match": 0.2}, seeds=2), {name: RIGHT[name] for name in RIGHT}
+    one, both = (
+        averaged(replace(quiet, right=ours), None),
+        averaged(replace(quiet, right=ours), replace(quiet, right=ours)),
+    )
+    assert one is not None and both is not None
+    assert (one.part, both.part) == ("mean of 2 and 1 trainings", "mean of 2 and 2 trainings")
+    assert (one.result.before, one.result.after, both.result.difference) == (0.625, 0.75, 0)
+    assert (one.result.fixed, one.result.regressed) == (1, 1)
+    assert both.result.high == pytest.approx(12.706 * 0.2, rel=1e-3)
+    alone = measured([True] * 4, [True] * 4, quiet).result
+    assert alone.high == pytest.approx(12.706 * 0.2 * 2**0.5, rel=1e-3)
+
+
+def test_without_trainings_of_its_own_no_mean_is_told() -> None:
+    listed = replace(NOISE, right=RIGHT)
+    assert averaged(NOISE, None) is None
+    assert averaged(None, listed) is None, "a change is not believed about noise"
+    assert averaged(replace(NOISE, right={"r0": (True, True)}), None) is None
+    assert averaged(listed, None, system="few_shot") is None
+
+
 # Read from Git
 
 
@@ -273,6 +305,21 @@ def test_noise_that_is_not_of_these_test_rows_is_none(base: str, changed: dict[s
     small.put(record.DETAIL, '{"computed_from":{"test":"t"}}')
     assert compare.noise(tree(compare.SEEDS, json.dumps(RECORDED))) == replace(NOISE, restless=frozenset("cd"), n=4)
     assert compare.noise(tree(compare.SEEDS, json.dumps(RECORDED | changed))) is None
+
+
+@pytest.mark.parametrize(
+    ("adapter", "digits", "listed"),
+    [("a", ["01", "11"], True), ("b", ["01", "11"], False), ("a", ["01"], False), (None, ["01", "11"], False)],
+)
+def test_trainings_are_listed_for_the_version_whose_they_are(
+    base: str, adapter: str | None, digits: list[str], listed: bool
+) -> None:
+    small.put(record.DETAIL, '{"computed_from":{"test":"t","adapter":"a"}}')
+    recorded = RECORDED | {"seeds": 2, "times_right": {"q": 1, "p": 2}, "right": dict(zip("56", digits, strict=False))}
+    recorded["computed_from"] = {"test": "t", "adapter": adapter}
+    found = compare.noise(tree(compare.SEEDS, json.dumps(recorded)))
+    assert found is not None
+    assert found.right == ({"p": (False, True), "q": (True, True)} if listed else {})
 
 
 # What must not be lost

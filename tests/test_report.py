@@ -161,6 +161,21 @@ def test_noise_of_the_base_is_told_and_that_of_the_change_is_not_taken(base: str
     assert "Regressed answers (14)" in ran.stdout
     assert "@@ r59 list @@" in listed(ran, "Regressed answers that flip with the seed alone, too")
     assert ran.exit_code == 0
+    assert "trainings` |" not in ran.stdout
+
+
+def test_recorded_trainings_of_the_base_stand_beside_the_one_committed(base: str) -> None:
+    names, digits = sorted(f"r{number}" for number in range(100)), {"1": "1" * 80 + "0" * 20, "2": "1" * 90 + "0" * 10}
+    times = {name: int(digits["1"][at]) + int(digits["2"][at]) for at, name in enumerate(names)}
+    noise = {"seeds": 2, "date": "2026-11-20", "spread": {"exact_match": 0.001}, "times_right": times, "right": digits}
+    put("metrics/detail/evaluate.json", '{"computed_from":{"test":"t","adapter":"a"}}')
+    put("metrics/experiments/seeds.json", json.dumps(noise | {"computed_from": {"test": "t", "adapter": "a"}}))
+    measure([True] * 80 + [False] * 20)
+    before = record()
+    assert "| `tuned` | `exact_match` `mean of 2 and 2 trainings` | 0.850 | 0.850 | +0.000 [" in run(before).stdout
+    put("metrics/detail/evaluate.json", '{"computed_from":{"test":"t","adapter":"b"}}')
+    head = record()
+    assert "`mean of 2 and 1 trainings` | 0.850 | 0.800 | -0.050 [" in run(before, "--head", head).stdout
 
 
 def nats(values: list[Any], first: int = 0) -> str:
