@@ -150,6 +150,8 @@ def read(tree: str) -> tuple[Judge, "Hits", Noise, dict[str, Any]]:
         raise cli.InputError("no retraining noise of these test rows, or no rule for it: run experiments.seeds")
     outcomes = compare.outcomes(tree, {rule.system for rule in gate.rules})
     names = sorted(file["times_right"])
+    if len(file.get("right", {})) != known.seeds:
+        raise cli.InputError(f"{compare.SEEDS} has no answers by seed; run experiments.seeds again")
     if set(names) != set(outcomes):
         raise cli.InputError(f"{compare.SEEDS} and {history.OUTCOMES} are of different test rows")
     verdicts = [{rules[0].system: word} for word in ("wrong", "exact")]

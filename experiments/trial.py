@@ -55,8 +55,11 @@ def prepare(folder: Path, changes: Mapping[str, Any], rows: Mapping[str, Iterabl
         document[section][key] = value
     texts = {path: "".join(strict_json.compact(line) + "\n" for line in lines) for path, lines in rows.items()}
     own = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in texts.items()}
-    trained = load("dvc.lock").get("stages", {}).get("train", {})
-    made_of = {"params": document, "rows": own, "train": {key: trained.get(key) for key in ("cmd", "deps")}}
+    locked = load("dvc.lock").get("stages", {})
+    made_of: dict[str, Any] = {"params": document, "rows": own}
+    made_of["train"] = {key: locked.get("train", {}).get(key) for key in ("cmd", "deps")}
+    later = [dep for name in MODEL[1:] for dep in locked.get(name, {}).get("deps", [])]
+    made_of["later"] = [dep for dep in later if dep["path"].startswith(("stages", "data/chat", "data/schema"))]
     record = folder / "made_of.json"
     if record.is_file() and strict_json.read(record) != made_of:
         raise cli.InputError(f"{folder} holds a trial of other rows, params or code; remove it or name another folder")

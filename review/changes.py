@@ -14,7 +14,7 @@ from versions import history
 
 # Code that decides the verdict: who changes it changes the judge. A test holds the list to the imports.
 JUDGE = [".ci", ".github", "gate.yaml", "review", "stages/core", "stages/data", "stages/evaluate.py", "stages/scores"]
-JUDGE += ["tools/report.py", "versions"]
+JUDGE += ["tools/__init__.py", "tools/report.py", "versions"]
 TESTS = ["data/behaviour", "data/general/items.jsonl", "data/general/text.jsonl"]
 NOTED = {
     "⚠️ **The gate's own code changed**, which judges once this is merged": JUDGE,
@@ -70,7 +70,9 @@ def _flip(row: Outcome, wrong: Outcome, rule: Rule) -> list[Line]:
 def notes(base: str, head: str) -> list[Note]:
     """Changed files that a reviewer must know of."""
     changed = history.changed_files(base, head)
+    on_top = [name for name in changed if "/" not in name and name.endswith(".py")]  # what every import finds first
     named = {words: [name for name in changed if history.within(name, roots)] for words, roots in NOTED.items()}
+    named[next(iter(NOTED))] = sorted(named[next(iter(NOTED))] + on_top)
     return [(Safe(words), names) for words, names in named.items() if names]
 
 
@@ -95,12 +97,14 @@ def _diff(base: str, head: str, path: str) -> Iterator[list[Line]]:
     """The lines of a file or folder that differ. Git compares bytes: no attribute, driver or setting has a say."""
     options = ("--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", "--text", "--unified=0")
     shown = history.git("diff", *options, base, head, "--", path).decode("utf-8", "replace").split("\n")
-    inside = False
+    inside, before = False, ""
     for line in shown:
         inside = line.startswith("@@ ") or (inside and not line.startswith("diff --git "))
         if line.startswith("@@ ") and (section := line.partition(" @@ ")[2]):
             yield [Line(" ", "", section)]
+        elif line.startswith("--- ") and not inside:
+            before = line[4:]
         elif line.startswith("+++ ") and not inside:
-            yield [Line("@", "", line[4:])]
+            yield [Line("@", "", before if line[4:] == "/dev/null" else line[4:])]
         elif line.startswith(("+", "-")) and inside and "--hash=" not in line:
             yield [Line(line[0], "", line[1:])]

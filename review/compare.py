@@ -213,7 +213,7 @@ def noise(tree: str) -> Noise | None:
         made_from, measured_on = recorded["computed_from"], figures(tree, record.DETAIL)["computed_from"]
         same, own = made_from["test"] == measured_on["test"], made_from.get("adapter") == measured_on.get("adapter", "")
         by_row = {name: tuple(line[place] == "1" for line in digits) for place, name in enumerate(sorted(times))}
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+    except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError):
         return None
     right = by_row if own and len(digits) == seeds else {}
     return Noise(seeds, day, spread, restless, len(times), right) if same and seeds > 1 else None

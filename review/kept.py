@@ -17,6 +17,7 @@ from versions import history
 from versions.record import Problem
 
 LIMITS = ("metrics/detail/retention.json", "metrics/detail/memorisation.json")
+ITEMS = "data/general/items.jsonl"
 QUESTIONS, BEHAVIOURS = "metrics/retention.jsonl", "metrics/behaviour.jsonl"
 NAMED = 5
 Finding = Check | Problem | Listing
@@ -83,12 +84,21 @@ def _behaviour(base: str, head: str, gate: Gate) -> Iterator[Finding]:
     rows = compare.paired(old, new)
     yield from gone(BEHAVIOURS, rows, gate)
     yield from flips("behaviours", rows.both, rule)
-    if new:
-        yield compare.floor("minimum functionality", rows.counted(old, new), rule, gate.level)
+    if counted := rows.counted(old, new):
+        yield compare.floor("minimum functionality", counted, rule, gate.level)
 
 
 def _questions(tree: str, path: str) -> Outcomes:
-    return _read(tree, path, lambda line: _test(line, line["tuned"]["right"]))
+    """With the text of each question, so that one that was rewritten under its id counts as another."""
+    asked = _read(tree, ITEMS, lambda line: _test(line, True, asked=text(line)))
+
+    def test(line: Any) -> Outcome:
+        item = asked.get(text(line["id"]))
+        return _test(
+            line, line["tuned"]["right"], asked=item.request if item else "", expected=text(line.get("answer", ""))
+        )
+
+    return _read(tree, path, test)
 
 
 def _behaviours(tree: str, path: str) -> Outcomes:

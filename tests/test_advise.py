@@ -41,6 +41,7 @@ PRICES: dict[str, Any] = {"prompt_price": 1.0, "answer_price": 5.0, "machine_day
         # A request costs 0.6, a day of the machine 5 and of the version 0.7: even at 9.5 requests a day.
         ({"requests_a_day": 10, **PRICES}, EQUAL, "fine-tune: it costs less at this volume"),
         ({"requests_a_day": 9, **PRICES}, EQUAL, "few-shot prompting: nothing"),
+        ({**PRICES, "machine_day_price": 0}, EQUAL, "few-shot prompting: nothing"),
         ({"latency_target_ms": 700}, replace(EQUAL, **P95), "fine-tune: it meets the latency target"),
         ({"latency_target_ms": 800}, replace(EQUAL, **P95), "few-shot prompting: nothing"),
         ({"latency_target_ms": 550}, replace(EQUAL, **P95), "few-shot prompting: nothing"),

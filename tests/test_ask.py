@@ -39,6 +39,7 @@ def test_an_answer_that_breaks_the_contract_fails_unless_it_is_held_to_it(here: 
     [
         ('{"action": "list",  "filter":"all"}', '{"action":"list","filter":"all"}', ""),
         ("Sure!", "Sure!", "not strict JSON: not JSON"),
+        ("\x1b[31m{", "\\x1b[31m{", "not strict JSON: not JSON"),
         ("[]", "[]", "not strict JSON: a JSON object is expected"),
         ('{"action":"list","filter":"none"}', '{"action":"list","filter":"none"}', "filter: "),
     ],

@@ -60,7 +60,7 @@ def test_each_look_gets_its_share_of_the_level(
     way = [bisect.Step(f"{number}", f"{number}", True) for number in range(versions + 1)]
 
     def outcomes(commit: str, _: list[str]) -> compare.Outcomes:
-        spoiled = lost if commit == str(versions) else 0
+        spoiled = {"4": 1, str(versions): lost}.get(commit, 0)
         verdicts = ["wrong" if n < spoiled else "exact" for n in range(40)]
         texts = ("", "", "", "")
         return {str(n): compare.Outcome(str(n), str(n), *texts, {"tuned": v}, {}) for n, v in enumerate(verdicts)}
@@ -71,7 +71,8 @@ def test_each_look_gets_its_share_of_the_level(
     monkeypatch.setattr(history, "changed_files", lambda before, after: [])
     monkeypatch.setattr(names, "commit_of", lambda rev: rev)
     monkeypatch.setattr(compare, "noise", lambda commit: None)
-    bisected(code, "0", str(versions))
+    said = bisected(code, "0", str(versions))
+    assert ("its own step, from 4 (4): 0.975 to 0.775" in said) == (versions == 5 and code == 0)
 
 
 def unrecorded(repository: Path) -> None:
@@ -100,6 +101,13 @@ def test_rows_committed_before_their_run_are_no_version_without_metrics(reposito
     toy.commit(repository, "rows")
     toy.record(repository, "run")
     assert [step.measured for step in bisect.steps(*map(history.resolve, ("v-with", "v-run")))] == [True, True]
+
+
+def test_a_merge_is_one_step(repository: Path) -> None:
+    side = toy.forge(repository, {"data/raw/side.jsonl": b"{}\n"}, "v-large")
+    words = ["commit-tree", "-p", "HEAD", "-p", side, "-m", "merge", "HEAD^{tree}"]
+    merge = toy.run(repository, "git", *words).strip()
+    assert side not in [step.commit for step in bisect.steps(history.resolve("v-large"), merge)]
 
 
 def test_a_drop_without_new_rows_is_not_blamed_on_rows(repository: Path) -> None:

@@ -266,9 +266,16 @@ def test_trainings_side_by_side_share_the_cores_and_are_the_same(
     assert Counter(ran(repository))["train"] == 4
 
 
-def test_trainings_of_another_state_are_refused(repository: Path) -> None:
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"train": {"cmd": "c", "deps": [{"path": "stages/train.py", "md5": "other"}]}},
+        {"train": {"cmd": "c", "deps": []}, "predict": {"deps": [{"path": "data/chat/test.jsonl", "md5": "other"}]}},
+    ],
+)
+def test_trainings_of_another_state_are_refused(changed: dict[str, Any], repository: Path) -> None:
     assert call().exit_code == 0
-    lock = {"stages": {"train": {"cmd": "c", "deps": [{"path": "stages/train.py", "md5": "other"}]}}}
+    lock = {"stages": changed}
     (repository / "dvc.lock").write_text(yaml.safe_dump(lock), encoding="utf-8")
     result = call()
     assert (result.exit_code, "other rows, params or code" in result.output) == (1, True)
@@ -341,6 +348,9 @@ def test_a_trial_reads_its_own_rows_and_links_the_rest(repository: Path) -> None
     assert not (folder / "stage.py").exists()
     assert trial.load("run/params.yaml")["train"]["epochs"] == 9
     assert trial.load("params.yaml")["train"]["epochs"] == 2
+    for epochs, count in ((8, 2), (9, 3)):
+        with pytest.raises(click.ClickException, match="other rows, params or code"):
+            trial.prepare(folder, {"train.epochs": epochs}, {"data/raw/own.jsonl": [{"n": n} for n in range(count)]})
 
 
 def example(number: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ def test_a_floor_fails_only_when_its_whole_interval_lies_below() -> None:
     near, far = rows([True] * 232 + [False] * 68), rows([True] * 200 + [False] * 100)
     assert holds(near, near, gate(floor=0.8)) == [True, True]
     assert holds(far, far, gate(floor=0.8)) == [True, False]
+    edge = rows([True] * 84 + [False] * 16)  # below 0.9 at 95%, not at the level of each look
+    assert holds(edge, edge, gate(floor=0.9)) == [True, True]
 
 
 def test_answers_of_one_conversation_are_one_piece_of_evidence() -> None:
@@ -152,6 +155,10 @@ def test_the_interval_of_a_retraining_is_that_of_the_larger_noise() -> None:
     assert quiet.high - quiet.low == pytest.approx(2 * t.ppf(0.975, 7) * by_row)
     fewer = measured(before, after, replace(NOISE, n=1200)).result
     assert fewer.high - fewer.low == pytest.approx(4 * half)
+    talks = (rows(side, [str(number // 2) for number in range(300)]) for side in (before, after))
+    pairs = list(zip(*(side.values() for side in talks), strict=True))
+    twos = compare.measured(pairs, RULE, 0.95, replace(NOISE, spread={"exact_match": 0.0001})).result
+    assert twos.high - twos.low == pytest.approx(2 * t.ppf(0.975, 7) * 2**0.5 * by_row)
 
 
 def test_better_and_worse_are_about_the_retraining_and_the_two_models_stand_beside() -> None:
@@ -174,7 +181,7 @@ def test_noise_counts_for_what_it_was_measured_on(changed: dict[str, Any]) -> No
     assert compare.measured([(row, row)] * 3, replace(RULE, **changed), 0.95, NOISE).alone is None
 
 
-RIGHT = {"r0": (True, True), "r1": (True, False), "r2": (False, False), "r3": (True, True)}
+RIGHT: dict[str, tuple[bool, ...]] = {"r0": (True, True), "r1": (True, False), "r2": (False, False), "r3": (True, True)}
 
 
 def averaged(known: Noise | None, own: Noise | None, **changed: Any) -> compare.Metric | None:
@@ -184,11 +191,9 @@ def averaged(known: Noise | None, own: Noise | None, **changed: Any) -> compare.
 
 
 def test_the_trainings_that_a_side_recorded_of_itself_count_as_their_mean() -> None:
-    quiet, ours = replace(NOISE, n=4, spread={"exact_match": 0.2}, seeds=2), {name: RIGHT[name] for name in RIGHT}
-    one, both = (
-        averaged(replace(quiet, right=ours), None),
-        averaged(replace(quiet, right=ours), replace(quiet, right=ours)),
-    )
+    quiet = replace(NOISE, n=4, spread={"exact_match": 0.2}, seeds=2)
+    own = replace(quiet, right=RIGHT)
+    one, both = averaged(own, None), averaged(own, own)
     assert one is not None and both is not None
     assert (one.part, both.part) == ("mean of 2 and 1 trainings", "mean of 2 and 2 trainings")
     assert (one.result.before, one.result.after, both.result.difference) == (0.625, 0.75, 0)
@@ -379,6 +384,17 @@ def test_general_questions_are_judged_by_what_the_change_did_to_them(base: str) 
     assert [check.holds for after in (low, lower) for check in kept_of(Check, low, after)] == [True, False]
 
 
+def test_a_question_that_was_rewritten_under_its_id_is_not_compared(base: str) -> None:
+    sides = []
+    for hard, right in (("Why?", 60), ("What is 1 + 1?", 60), ("What is 1 + 1?", 20)):
+        write_rows(Path(kept.ITEMS), [{"id": str(n), "question": hard if n < 40 else "?"} for n in range(180)])
+        lines = [{"id": str(n), "answer": 1, "tuned": {"right": n < right}} for n in range(180)]
+        write_rows(Path(kept.QUESTIONS), lines)
+        sides.append(history.working_tree())
+    easy, drop = ([check.after[:5] for check in kept_of(Check, old, new)] for old, new in pairwise(sides))
+    assert (easy, drop) == (["0.143"], ["0.111"])  # 20 of 140, 20 of 180
+
+
 def test_questions_that_are_not_asked_any_more_are_a_problem(base: str) -> None:
     before, after = questions([True] * 60), questions([True] * 53)
     words = "7 rows that the base has are gone: 53, 54, 55, 56, 57, …"
@@ -403,6 +419,19 @@ def test_minimum_functionality_has_a_floor_and_lists_what_fails_now(base: str) -
     assert (regressed.title, len(regressed.entries)) == ("Regressed behaviours", 25)
     texts = [(line.label, line.text) for line in regressed.entries[0]]
     assert texts == [("", "0 minimum-dates"), ("request", "ask 0"), ("expected", "x"), ("given", "said 0")]
+    edge = behaviours([True] * 84 + [False] * 16)
+    assert [check.holds for check in kept_of(Check, edge, edge)] == [True]
+
+
+@pytest.mark.parametrize("left", [75, 0])
+def test_behaviours_that_are_taken_away_are_a_problem_and_lift_no_model(base: str, left: int) -> None:
+    failing, fewer = behaviours([True] * 75 + [False] * 25), behaviours([True] * left)
+    [problem] = kept_of(Problem, failing, fewer)
+    assert problem.file == kept.BEHAVIOURS
+    assert problem.reason.startswith(f"{100 - left} rows that the base has are gone: ")
+    allowed = replace(GATE, allow_removed_test_rows=True)
+    assert kept_of(Problem, failing, fewer, allowed) == []
+    assert [check.holds for check in kept_of(Check, failing, fewer, allowed)] == [False]
 
 
 @pytest.mark.parametrize(

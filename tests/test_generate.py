@@ -1,6 +1,7 @@
 """Batches, padding, the shared prefix and rows that leave early change nothing about the answers."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,6 +42,8 @@ def one_by_one(model: Any, tokenizer: Any, prompts: list[list[int]]) -> list[str
 def test_equals_generating_one_by_one(model: Any, tokenizer: Any, prompts: list[list[int]], batch_size: int) -> None:
     answers = dict(generate.greedy(model, tokenizer, prompts, 12, batch_size))
     assert [answers[index].text for index in range(len(prompts))] == one_by_one(model, tokenizer, prompts)
+    listed = generate.answers(model, tokenizer, generate.Params(batch_size, 12), prompts)
+    assert listed == [answers[index] for index in range(len(prompts))]
 
 
 def test_prompts_without_a_common_start(model: Any, tokenizer: Any, prompts: list[list[int]]) -> None:
@@ -94,6 +97,9 @@ def test_an_answer_ends_at_eos(tokenizer: Any) -> None:
     stopped = generate._answer(tokenizer, [1, 2], [*ids, eos, eos], [eos])
     assert (stopped.text, stopped.answer_tokens, stopped.truncated) == ("{}", len(ids), False)
     assert generate._answer(tokenizer, [1, 2], ids, [eos]).truncated is True
+    named = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[5, eos]))
+    assert generate.stop_ids(named, tokenizer) == [eos, 5]
+    assert generate._answer(tokenizer, [1, 2], [*ids, 5, *ids], [eos, 5]).text == "{}"
 
 
 def test_attention_is_put_back(model: Any, tokenizer: Any, prompts: list[list[int]]) -> None:

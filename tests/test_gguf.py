@@ -229,3 +229,5 @@ def test_the_modelfile_names_weights_and_stop_tokens(small: Path) -> None:
     lines = (small / "Modelfile").read_text(encoding="utf-8").split("\n")
     assert lines[0] == "FROM ./model.gguf"
     assert {"PARAMETER temperature 0", "PARAMETER repeat_penalty 1", 'PARAMETER stop "<|im_end|>"'} <= set(lines)
+    assert "PARAMETER num_predict 64" in lines
+    assert "PARAMETER num_predict 48" in gguf.modelfile("", "", [], 48).split("\n")

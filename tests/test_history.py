@@ -110,12 +110,13 @@ def test_a_table_in_a_page_does_not_decide_what_a_branch_is(repository: Path) ->
 
 
 def test_the_newest_commit_that_records_its_metrics_stands_for_a_version(repository: Path) -> None:
-    Path("data/README.md").write_text("other words\n", encoding="utf-8")
+    with Path("data/README.md").open("a", encoding="utf-8") as page:
+        page.write("other words\n")
     toy.commit(repository, "a page")
     newest = history.resolve("HEAD")
     Path("params.yaml").write_text("train: {epochs: 4}\n", encoding="utf-8")
     toy.commit(repository, "params without a run")
-    assert names.recording(next(iter(names.holders().values()))) == newest
+    assert names.recording(next(iter(names.holders().values()))) == newest == names.commit_of("last")
 
 
 @pytest.mark.parametrize(

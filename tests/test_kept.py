@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import psutil
@@ -120,17 +121,24 @@ def change_rows(folder: Path, field: str, value: Any) -> None:
     write_rows(folder / "rows.jsonl", [row, row | {"id": "t1"}])
 
 
+HELD = ["--schema", "schema.json"]
+
+
 @pytest.mark.parametrize(
     ("change", "options", "again"),
     [
-        (lambda _: None, [], 1),
-        (lambda folder: change_rows(folder, "answer", "{ }"), [], 1),
-        (lambda folder: change_rows(folder, "prompt", [{"role": "user", "content": "h"}]), [], 2),
-        (lambda folder: configure(folder, predict={"max_new_tokens": 11}), [], 2),
-        (lambda folder: (folder / "model/note").write_text("other weights", encoding="utf-8"), [], 2),
-        (lambda _: None, ["--schema", str(SCHEMA)], 2),
+        (lambda _: None, HELD, 1),
+        (lambda folder: change_rows(folder, "answer", "{ }"), HELD, 1),
+        (lambda folder: change_rows(folder, "prompt", [{"role": "user", "content": "h"}]), HELD, 2),
+        (lambda folder: configure(folder, predict={"max_new_tokens": 11}), HELD, 2),
+        (lambda folder: configure(folder, compute={"device": "cpu-bf16"}), HELD, 2),
+        (lambda folder: (folder / "model/note").write_text("other weights", encoding="utf-8"), HELD, 2),
+        (lambda folder: (folder / "schema.json").write_text(SCHEMA.read_text("utf-8") + "\n", "utf-8"), HELD, 2),
+        (lambda folder: (folder / "own.py").write_text("2", encoding="utf-8"), HELD, 2),
+        (lambda _: None, [], 2),
+        (lambda _: None, [*HELD, "--grounded", "rules.yaml"], 2),
     ],
-    ids=["nothing", "expected answer", "request", "params", "model", "schema"],
+    ids=["nothing", "expected answer", "request", "params", "device", "model", "schema", "code", "no schema", "fields"],
 )
 def test_only_answers_of_the_same_inputs_are_taken(
     here: Path,
@@ -143,6 +151,12 @@ def test_only_answers_of_the_same_inputs_are_taken(
     inputs(here)
     shutil.copytree(base, here / "model")
     change_rows(here, "answer", "{}")
+    shutil.copyfile(SCHEMA, here / "schema.json")
+    (here / "rules.yaml").write_text("copied_fields: [title]\n", encoding="utf-8")
+    own = ModuleType("stages.own")  # a module whose code changes
+    own.__file__ = str(here / "own.py")
+    (here / "own.py").write_text("1", encoding="utf-8")
+    monkeypatch.setitem(sys.modules, "stages.own", own)
     true, begun, stop = generate._batch, [0], [True]
 
     def batch(*of: Any) -> Any:
@@ -152,7 +166,7 @@ def test_only_answers_of_the_same_inputs_are_taken(
         return true(*of)
 
     monkeypatch.setattr(generate, "_batch", batch)
-    assert isinstance(CliRunner().invoke(predict.main, words(Path("model"))).exception, StopError)
+    assert isinstance(CliRunner().invoke(predict.main, words(Path("model"), *HELD)).exception, StopError)
     begun[0], stop[0] = 0, False
     change(here)
     ran = CliRunner().invoke(predict.main, words(Path("model"), *options))

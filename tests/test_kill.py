@@ -194,6 +194,14 @@ def test_what_dvc_can_not_read_is_mended(repository: Path, path: str, content: b
     assert len(done) == (mended != "untouched")
 
 
+def test_what_a_live_dvc_has_written_a_moment_later_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    whole = b"schema: '2.0'\nstages: {}\n"
+    mend.LOCK.write_bytes(b"")
+    monkeypatch.setattr("time.sleep", lambda _: mend.LOCK.write_bytes(whole))
+    assert (list(mend.mend()), mend.LOCK.read_bytes()) == ([], whole)
+
+
 def descendants(process: psutil.Process, name: str) -> list[psutil.Process]:
     return [part for part in process.children(recursive=True) if name in " ".join(part.cmdline())]
 

@@ -1,5 +1,6 @@
 """Models and tokenizers: from local files, without code of their own, in the precision that was asked for."""
 
+import ast
 import copy
 import re
 import shutil
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 
 from stages.core.cli import InputError
 from stages.model import loading, quantised
@@ -74,6 +76,19 @@ def test_nothing_is_fetched_and_no_code_of_a_model_runs(
     monkeypatch.setattr(loader, "from_pretrained", noted)
     load(base)
     assert {option: asked[option] for option in expected} == expected
+
+
+def test_no_loader_of_a_folder_trusts_its_code() -> None:
+    """stages/fetch.py loads a GGUF file, which can hold none."""
+    calls = [
+        {word.arg: ast.unparse(word.value) for word in node.keywords}
+        for file in (ROOT / "stages").rglob("*.py")
+        if file.name != "fetch.py"
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and re.fullmatch(r"Auto\w+\.from_pretrained", ast.unparse(node.func))
+    ]
+    assert len(calls) >= 4
+    assert all({name: call.get(name) for name in OFFLINE} == {n: str(v) for n, v in OFFLINE.items()} for call in calls)
 
 
 @pytest.mark.parametrize(

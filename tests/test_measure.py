@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import taught
 from click.testing import CliRunner, Result
-from conftest import SCHEMA, read_json, write_rows
+from conftest import SCHEMA, configure, read_json, write_rows
 
 from stages.core import hashes
 from stages.data.examples import Example
@@ -102,6 +102,18 @@ def test_a_model_that_was_taught_the_answer(here: Path, merged: Path, options: t
     rows = write_rows(Path("rows.jsonl"), [{"instruction": taught.REQUEST, "output": taught.ANSWER}])
     found = json.loads(run(rows, "--json", "--model", str(merged), *options).stdout)
     assert (found["n"], found["exact_match"], found["truncated"]) == (1, 1.0, 0.0)
+    configure(here, predict={"max_new_tokens": 2})
+    assert json.loads(run(rows, "--json", "--model", str(merged), *options).stdout)["truncated"] == 1.0
+
+
+def test_an_untaught_model_is_held_to_the_schema_on_request(here: Path, base: Path) -> None:
+    rows = write_rows(Path("rows.jsonl"), [{"instruction": "buy milk", "output": taught.ANSWER}])
+    free, held = (
+        json.loads(run(rows, "--json", "--model", str(base), *options).stdout)["failures"][0]["predicted"]
+        for options in ((), ("--constrained",))
+    )
+    assert held.startswith('{"action":"')
+    assert held != free
 
 
 def test_a_summary_has_the_figures_their_origin_and_no_text(here: Path, merged: Path) -> None:
@@ -112,6 +124,9 @@ def test_a_summary_has_the_figures_their_origin_and_no_text(here: Path, merged: 
     assert found["computed_from"]["requests"] == hashes.of_file(rows)
     assert found["computed_from"]["adapter"] == read_json(merged / "made_from.json")["adapter"]
     assert taught.REQUEST not in (here / "figures.json").read_text("utf-8")
+    assert "failures" not in found
+    assert run(rows, "--model", str(merged), "--summary", "figures.json", "--constrained").exit_code == 0
+    assert read_json(here / "figures.json")["constrained"] is True
 
 
 def test_a_model_without_an_origin_is_refused_before_it_answers(folder: Path) -> None:

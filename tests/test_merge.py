@@ -41,7 +41,7 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(folder: Path, base: Path, adapter: Path, dtype: str, key: str = "cpu-fp32", scale: float = 1.0) -> Path:
     """Run the stage in `folder`; returns the merged model's."""
     shutil.copyfile(ROOT / "params.yaml", folder / "params.yaml")
-    configure(folder, compute={"device": key}, merge={"dtype": dtype, "scale": scale})
+    configure(folder, compute={"device": key}, merge={"dtype": dtype, "scale": scale}, predict={"max_new_tokens": 48})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         options = ["--base", str(base), "--adapter", str(adapter), "--out", "merged"]
@@ -136,7 +136,7 @@ def test_a_prefix_with_examples_is_refused() -> None:
 
 def test_an_engine_reads_how_to_answer_and_when_to_stop(exact: Path, tokenizer: Any) -> None:
     settings = json.loads((exact / "generation_config.json").read_text(encoding="utf-8"))
-    assert (settings["do_sample"], settings["max_new_tokens"]) == (False, 64)
+    assert (settings["do_sample"], settings["max_new_tokens"]) == (False, 48)
     assert settings["eos_token_id"] == [tokenizer.eos_token_id]
 
 

@@ -11,7 +11,7 @@ import click
 import pytest
 import yaml
 from click.testing import CliRunner
-from conftest import ROOT, SCHEMA, TEMPLATE, make_base, write_rows
+from conftest import ROOT, SCHEMA, TEMPLATE, configure, make_base, write_rows
 
 from planning import memory
 from stages import build, fetch, merge, predict, replay, train
@@ -55,6 +55,8 @@ def test_every_model_of_the_catalogue_prints_a_line_that_fetch_takes(
     knobs = dict(word.split("=", 1) for word in line.split() if "=" in word)
     known = yaml12.parse((ROOT / "params.yaml").read_text(encoding="utf-8"), "params.yaml")
     assert all(knob.split(".")[1] in known[knob.split(".")[0]] for knob in knobs)
+    assert float(knobs["train.learning_rate"]) == float(MODELS[name]["learning_rate"])
+    assert knobs["train.micro_batch_size"] == (re.findall(r"micro batches of (\d+)", printed) or ["1"])[0]
     if name != plan.DEFAULT:
         assert (knobs["fetch.source"], knobs["fetch.hub_id"]) == ("hub", MODELS[name]["id"])
         pinned = re.fullmatch(r"[0-9a-f]{40}", knobs["fetch.hub_revision"])
@@ -97,12 +99,23 @@ def test_the_largest_micro_batch_divides_the_batch(here: Path) -> None:
     assert plan.largest(shape, settings, device, sizes[6])[0] == 6
     assert plan.largest(shape, settings, device, sizes[6] - 1)[0] == 3
     assert plan.largest(shape, settings, device, 1)[0] == 0
+    configure(here, predict={"batch_size": 3, "max_new_tokens": 5}, chat={"max_length": 70})
+    assert plan.asked() == memory.Asked(3, 70, 5)
 
 
 def test_the_next_run_takes_the_longest_rows_together() -> None:
     run = plan.next_run(replace(SETTINGS, micro_batch_size=2), DEVICE, ROWS)
-    # 94 tokens of both prompts are the same
-    assert run == memory.Run(206, 400, 10, 16, bytes_per_value=4, checkpointing=False, on_cpu=True)
+    # 14 tokens of all four prompts are the same
+    assert run == memory.Run(286, 400, 10, 16, bytes_per_value=4, checkpointing=False, on_cpu=True)
+    on_t4 = plan.run_of(SETTINGS, loading.DEVICES["cuda-fp16"], 206, 400, 10)
+    assert on_t4 == memory.Run(206, 400, 10, 16, bytes_per_value=2, checkpointing=True, on_cpu=False)
+
+
+def test_what_the_longest_rows_alone_share_is_not_counted_on() -> None:
+    """Two answers of one conversation and a row of its own: the first with the last takes more than the first two."""
+    talk, own = [*range(1, 200)], [*range(1, 21), *range(900, 1030)]
+    rows = [{"input_ids": ids, "labels": [-100] * (len(ids) - 1) + [5]} for ids in ([*talk, 7], talk[:190], own)]
+    assert plan.next_run(replace(SETTINGS, micro_batch_size=2), DEVICE, rows).tokens == 200 + 190 - 20
 
 
 def test_the_longest_answers_count_whichever_rows_they_are_of() -> None:

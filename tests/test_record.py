@@ -143,6 +143,19 @@ def test_libraries_that_were_swapped_after_the_run_are_named(repository: Path, p
     commit = lock_for(repository, {METRICS: metrics})
     commit = toy.forge(repository, {"constraints.txt": pins.encode()}, commit)
     assert files_with_problems(commit) == ({"constraints.txt"} if named else set())
+    detail = {record.DETAIL: json.dumps(versions).encode(), "constraints.txt": pins.encode()}
+    assert ("constraints.txt" in files_with_problems(toy.forge(repository, {**detail}))) == named
+
+
+def test_what_dvc_yaml_no_longer_names_is_still_held_against_the_lock(repository: Path) -> None:
+    """Or a change that drops a dependency could pass with rows that were never trained on."""
+    text = Path("dvc.yaml").read_text(encoding="utf-8")
+    dropped = text.replace("    params: [train]\n", "").replace("deps: [data/raw, ", "deps: [")
+    assert len(text) - len(dropped) == len("    params: [train]\ndata/raw, ")
+    whole = toy.forge(repository, {"dvc.yaml": dropped.encode()})
+    assert files_with_problems(whole) == set()
+    changed = {"params.yaml": b"train: {epochs: 9}\n", "data/raw/a.jsonl": b"{}\n"}
+    assert {"data/raw", "params.yaml: train"} <= files_with_problems(toy.forge(repository, {**changed}, whole))
 
 
 def test_a_matrix_stands_for_a_stage_each() -> None:

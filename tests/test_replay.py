@@ -26,6 +26,7 @@ def test_a_row_has_the_prompt_alone_and_an_answer_of_so_many_tokens(here: Path, 
     ]
     assert all(row["answer"] and isinstance(row["truncated"], bool) for row in rows)
     assert all(len(tokenizer.encode(row["answer"])) <= 5 for row in run(here, base, max_new_tokens=1))
+    assert all(row["truncated"] is bool(row["answer"]) for row in run(here, base, max_new_tokens=1))
 
 
 def test_the_seed_decides_what_is_drawn(here: Path, base: Path) -> None:

@@ -125,6 +125,10 @@ def test_slices_and_other_systems_stand_in_the_table(base: str) -> None:
     assert "| `tuned` | `exact_match` `tail` | 1.000 | 1.000 | +0.000 [" in found
     assert "| `few_shot` | `exact_match` | 0.000 | 0.000 |" in found
     assert "| `tuned` | `json_valid` | 1.000 | 1.000 |" in found
+    other |= {"new": {"verdict": "exact"}}
+    small.answers([small.outcome(n, n >= 30, **other) for n in range(100)])
+    ran = run(head, "--head", record())
+    assert (ran.exit_code, "`new`" in ran.stdout) == (0, False)
 
 
 @pytest.mark.parametrize(
@@ -237,6 +241,7 @@ def test_rewritten_and_added_test_rows_are_told_and_left_out(base: str) -> None:
     counts = "(10 added, 1 edited); compared are the 99 rows that both sides have: `r99`."
     assert f"**The test set changed** {counts}" in ran.stdout
     assert "| 0 / 0 | 99 |" in ran.stdout
+    assert title(ran).endswith("no evidence of a change. **The test set changed**")
 
 
 def test_too_few_shared_rows_are_refused(base: str) -> None:
@@ -273,6 +278,7 @@ def test_a_record_that_does_not_fit_fails_the_gate(base: str, path: str, old: st
 YAML: dict[str, str | bytes] = {
     "python": "a: !!python/object/apply:os.system ['touch pwned']\n",
     "a loop": "a: &a [*a]\n",
+    "no end": "stages: {a: {cmd: '${" + " " * 20_000 + "'}}\n",
     "a number": f"a: {'9' * 10_000}\nb: 1e999\n",
     "far away": "a: !!timestamp 0001-01-01T00:00:00+23:00\n",
     "odd tags": "a: !!bool nonsense\nb: !!float ''\n? [1, 2]\n: x\n",
@@ -283,6 +289,8 @@ YAML: dict[str, str | bytes] = {
     "markup": "stages: {'</details><h1>@team': {cmd: '`x` | ::error::y', deps: ['![](https://x.example)']}}\n",
 }
 JSON: dict[str, str | bytes] = {
+    "a huge rate": f'{{"tuned": {{"exact_match": {"9" * 400}}}}}',
+    "a huge spread": f'{{"seeds":2,"date":"2026-11-20","spread":{{"exact_match":{"9" * 400}}}}}',
     "deep": "[" * 10_000,
     "numbers": f'{{"a": {"9" * 5_000}, "b": 1e999, "limits": [1e400]}}',
     "shapes": '{"limits": {"a": []}, "computed_from": [], "tuned": 7}',
@@ -332,6 +340,20 @@ def test_a_hand_made_limit_counts_by_its_numbers(base: str) -> None:
     ran = run(base)
     assert ran.exit_code == 1
     assert "`lost \\x3c/td>`" in title(ran)
+    put("metrics/detail/retention.json", json.dumps({"limits": [made | {"low": 0.0}]}))
+    before = record()
+    put("metrics/detail/retention.json", json.dumps({"limits": [made | {"low": 0.0, "n": 2}]}))
+    record()
+    ran = run(before)
+    assert (ran.exit_code, title(ran).endswith("measured on 3 rows before, on 2 now`")) == (1, True)
+    put("metrics/detail/retention.json", "{}")
+    small.commit()
+
+
+def test_a_record_of_a_shape_that_nobody_thought_of_fails(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("versions.record.problems", lambda tree: 1 / 0)
+    ran = run(base)
+    assert (ran.exit_code, "the record can't be followed" in title(ran)) == (1, True)
 
 
 # What changed
@@ -387,10 +409,15 @@ def test_settings_libraries_and_contract_are_shown_as_lines_that_differ(base: st
     assert "- torch==2.13.0 \\\n+ torch==2.14.0 \\\n```" in listed(ran, "Pinned libraries")
     assert "Another action" in listed(ran, "Contract, which scores each side's answers")
     assert '@@ b/metrics/timing/train.json @@\n-   "seconds": 10\n+   "seconds": 20\n```' in listed(ran, "Timing")
+    Path("metrics/timing/train.json").unlink()
+    assert "@@ a/metrics/timing/train.json @@" in listed(run(before), "Timing")
 
 
 def test_changed_code_is_named_by_what_it_decides(base: str) -> None:
-    judge, other = ["review/compare.py", ".github/workflows/report.yml"], ["stages/train.py", "data/general/text.jsonl"]
+    judge, other = (
+        ["review/compare.py", ".github/workflows/report.yml", "scipy.py", "tools/__init__.py"],
+        ["stages/train.py", "data/general/text.jsonl"],
+    )
     for name in [*judge, *other, "docs/x.md"]:
         put(name, "x\n")
     found = {str(words)[:10]: names for words, names in changes.notes(base, history.working_tree())}

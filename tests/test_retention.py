@@ -13,6 +13,7 @@ from stages.answers import loglikelihood
 from stages.answers.loglikelihood import Query, Rating
 from stages.core import hashes, params
 from stages.core.cli import InputError
+from stages.model import loading
 from stages.retention import Document, Item, Result, Rows
 from stages.scores.limits import Limit
 
@@ -135,8 +136,10 @@ def run(base: Path, merged: Path, items: list[dict[str, Any]]) -> Any:
     return invoke(retention.main, items=asked, text=text, base=base, merged=merged, **files)
 
 
-def test_the_stage_asks_three_models_and_writes_what_they_chose(here: Path, base: Path, merged: Path) -> None:
-    configure(here, retention={"tolerated_drop": 0.3, "tolerated_ratio": 7.0})
+def test_the_stage_asks_three_models_and_writes_what_they_chose(
+    here: Path, base: Path, merged: Path, tokenizer: Any
+) -> None:
+    configure(here, compute={"device": "cpu-fp32"}, retention={"tolerated_drop": 0.3, "tolerated_ratio": 7.0})
     ran = run(base, merged, ITEMS)
     assert ran.exit_code == 0, ran.output
     metrics, detail, lines = read_json(here / "m.json"), read_json(here / "d.json"), read_rows(here / "o.jsonl")
@@ -147,6 +150,12 @@ def test_the_stage_asks_three_models_and_writes_what_they_chose(here: Path, base
         right = [line[model]["chosen"] == line["answer"] for line in lines]
         assert [line[model]["right"] for line in lines] == right
         assert detail[model]["accuracy"] == pytest.approx(sum(right) / 3)
+    queries = [retention.document(tokenizer, Document(**row)) for row in TEXT]
+    tokens = sum(len(query.continuations[0]) for query in queries)
+    for model, folder in (("base", base), ("tuned", merged)):
+        rated = loglikelihood.rate(loading.load_model(folder, "float32", "cpu"), queries, "by hand")
+        nats = -sum(rating.nats for (rating,) in rated)
+        assert detail[model]["perplexity"] == pytest.approx(math.exp(nats / tokens), rel=1e-3), model
     assert len({detail[model]["perplexity"] for model in ("base", "adapter_off", "tuned")}) == 3
     ratio = detail["tuned"]["perplexity"] / detail["base"]["perplexity"]
     assert metrics["perplexity_ratio"] == pytest.approx(ratio)

@@ -1,5 +1,6 @@
 """tools.rollback keeps its promises on a toy repository: byte for byte, nothing run, nothing lost, nothing corrupt."""
 
+import hashlib
 import json
 import os
 import re
@@ -167,6 +168,12 @@ def replaced() -> None:
     added("data/raw/big.jsonl", "mine\n")()
 
 
+def rotten() -> None:
+    """The cache's copy of what only today's version holds is altered."""
+    here = Path.cwd()
+    alter(toy.stored(here, toy.inside(here, toy.md5s(here, "last")["models/adapter"])["adapter.bin"]))
+
+
 WORK: dict[str, Callable[[], object]] = {
     **{path: added(path) for path in ("data/raw/a.jsonl", "metrics/evaluate.json", "dvc.lock")},
     **{path: added(path) for path in ("data/raw/mine.jsonl", "data/raw/ä b.jsonl")},
@@ -175,6 +182,7 @@ WORK: dict[str, Callable[[], object]] = {
     "data/raw/mine.ignored": ignored,
     "data/raw/link is a link": lambda: Path("data/raw/link").symlink_to("a.jsonl"),
     "data/raw/big.jsonl is not in the DVC cache": replaced,
+    "models/adapter/adapter.bin is not in the DVC cache": rotten,
     "index.lock': File exists": lambda: Path(".git/index.lock").touch(),  # another git is at work
     "models/adapter/notes.txt is not in the DVC cache": added("models/adapter/notes.txt"),
 }
@@ -198,6 +206,25 @@ def test_the_real_note_of_a_running_stage_is_understood(repository: Path) -> Non
             assert "dvc repro train" in refused(1, "first")
         finally:
             os.killpg(running.pid, signal.SIGKILL)
+
+
+def test_a_dvc_that_holds_the_lock_is_left_alone(repository: Path) -> None:
+    from dvc.repo import Repo
+
+    with Repo().lock:
+        assert "Unable to acquire lock" in refused(1, "first")
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_rollback_that_breaks_off_has_a_status_of_its_own(
+    repository: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(rollback, "put", broken)
+    result = back("first")
+    assert (result.exit_code, "broken off half-way" in result.output) == (4, True)
 
 
 def test_a_broken_object_of_git_is_found_before_anything_is_touched(repository: Path) -> None:
@@ -262,6 +289,20 @@ def test_a_killed_rollback_does_not_pass_for_sound_and_the_next_one_repairs_it(
 
 
 # Commits that mean harm
+
+
+@pytest.mark.parametrize(
+    ("path", "md5"), [("../../stages/toy.py", ""), ("/astray", ""), ("adapter.bin", "../../../../stages/toy.py")]
+)
+def test_a_list_in_the_cache_that_reaches_elsewhere_is_refused(repository: Path, path: str, md5: str) -> None:
+    whole = toy.md5s(repository, "first")["models/adapter"]
+    entry = {"md5": md5 or toy.inside(repository, whole)["adapter.bin"], "relpath": path}
+    text = json.dumps([entry]).encode()
+    forged = hashlib.md5(text, usedforsecurity=False).hexdigest() + ".dir"
+    toy.stored(repository, forged).parent.mkdir(exist_ok=True)
+    toy.stored(repository, forged).write_bytes(text)
+    lock = (history.read("v-first", "dvc.lock") or b"").replace(whole.encode(), forged.encode())
+    assert "lies elsewhere" in refused(1, toy.forge(repository, {"dvc.lock": lock}, "v-first"))
 
 
 def everything(*folders: Path) -> dict[str, bytes | None]:
@@ -395,6 +436,9 @@ def test_where_head_has_no_sound_record_git_and_dvc_undo_it(repository: Path) ->
     [undo] = re.findall("to undo: (.*)", restored("first"))
     toy.run(repository, "sh", "-c", undo)
     assert toy.state(repository) == before
+    toy.run(repository, "dvc", "repro", "--quiet", "validate")
+    toy.commit(repository, "half a run")
+    assert "out of step: data/validated" in refused(1, "HEAD")
 
 
 @pytest.mark.parametrize("ignored", [True, False])

@@ -123,9 +123,10 @@ def test_an_answer_is_cut_at_the_wanted_length(running: Running, field: str) -> 
     assert ANSWER.startswith(said.choices[0].message.content)
 
 
-def test_an_answer_is_never_longer_than_prediction_allows(engine: serve.Engine) -> None:
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+def test_an_answer_is_never_longer_than_prediction_allows(engine: serve.Engine, field: str) -> None:
     with serving(replace(engine, max_answer=5)) as short:
-        said = short.complete(MESSAGES, max_tokens=9)
+        said = short.complete(MESSAGES, **{field: 9})
     assert said.usage.completion_tokens == 5
 
 
@@ -211,6 +212,7 @@ def test_a_key_is_asked_for(engine: serve.Engine) -> None:
             locked.client("secrets").models.list()
         with pytest.raises(openai.AuthenticationError, match="missing or wrong"):
             locked.complete(MESSAGES)
+        assert locked.post(json.dumps(SOUND).encode())[0] == 401  # no key at all
 
 
 # --- turns ---
@@ -280,6 +282,10 @@ def test_a_full_queue_is_refused_and_a_slow_answer_given_up(engine: serve.Engine
         assert link.recv(20).startswith(b"HTTP/1.1 504")
         link.close()
         wait(lambda: gate["ended"] == [1])
+        with small.send(request(json.dumps(SOUND | {"stream": True}).encode())) as stream:
+            said = b"".join(iter(lambda: stream.recv(65536), b""))
+        assert b'"code": 504' in said
+        assert b"[DONE]" not in said
 
 
 def test_a_failing_model_is_an_error_and_no_end(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,3 +358,23 @@ def test_it_listens_on_this_machine_with_the_limits_of_params(
     engine, key, hosts = started["config"].app
     assert (key, hosts) == ("secret", ("tasks.example",))
     assert (engine.max_prompt, engine.max_answer, engine.grammar) == (256, 64, None)
+    ran = CliRunner().invoke(serve.main, ["--model", str(merged), "--schema", str(SCHEMA), "--constrained"])
+    assert ran.exit_code == 0, ran.output
+    assert started["config"].app[0].grammar is not None
+
+
+@pytest.mark.parametrize(
+    ("key", "options", "reason"),
+    [
+        ("", [], "the API key is empty"),
+        ("schlüssel", [], "not printable ASCII"),
+        ("\udcff", [], "not printable ASCII"),
+        ("k", ["--allow-host=tasks.*"], "'tasks.*'"),
+    ],
+)
+def test_what_no_client_could_match_is_refused_before_it_serves(
+    here: Path, merged: Path, key: str, options: list[str], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCKSTEP_API_KEY", key)
+    ran = CliRunner().invoke(serve.main, ["--model", str(merged), *options])
+    assert (ran.exit_code, reason in ran.output) == (1, True), ran.output

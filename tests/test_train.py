@@ -12,7 +12,7 @@ from conftest import ROOT, configure, invoke, read_json, write_rows
 
 from stages import train
 from stages.core import hashes
-from stages.model import encoding, loading, prefix_sharing, quantised
+from stages.model import checkpoints, encoding, loading, prefix_sharing, quantised
 from stages.model.row_losses import UNSEEN, table
 
 FP32 = loading.DEVICES["cpu-fp32"]
@@ -334,10 +334,19 @@ def test_the_stage_trains_on_the_training_rows_with_its_own_seed(
         sizes.append((len(rows), len(held_out)))
         return make(model, tokenizer, settings, args, rows, held_out)
 
+    origins: list[dict[str, Any]] = []
+    store = checkpoints.Store
+
+    def kept(root: Path, inputs: dict[str, Any]) -> checkpoints.Store:
+        origins.append(inputs)
+        return store(root, inputs)
+
     monkeypatch.setattr(train, "make_trainer", noted)
     monkeypatch.setattr(transformers, "set_seed", seeds.append)
+    monkeypatch.setattr(checkpoints, "Store", kept)
+    monkeypatch.setattr(checkpoints, "code", lambda: "this code")
     run(here, base, "one", rows=8)
-    assert (seeds, sizes) == ([23], [(8, 4)])
+    assert (seeds, sizes, origins[0]["code"]) == ([23], [(8, 4)], "this code")
     assert read_json(here / "one.json")["rows"] == 8
     assert read_json(here / "one.json")["valid_rows"] == 4
 
@@ -389,6 +398,8 @@ def test_a_small_base_is_kept_dequantised_on_a_cpu_only(base: Path, monkeypatch:
     def quantised_layers() -> int:
         return sum(isinstance(part, Linear4bit) for part in quantised.for_training(base, FP32).modules())
 
+    known, kept = (load(base, FP32).state_dict() for load in (quantised.dequantised, quantised.for_training))
+    assert all(tensor.equal(known[name]) for name, tensor in kept.items())
     small = quantised_layers()
     monkeypatch.setattr(quantised, "IN_FULL", 1)
     assert (small, quantised_layers()) == (0, 2 * 7)

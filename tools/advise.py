@@ -89,8 +89,8 @@ def break_even(own: Own, known: Measured) -> float | None:
 
 def reasons(own: Own, known: Measured) -> Iterator[str]:
     """What speaks for fine-tuning."""
-    even, requests = break_even(own, known), own.requests_a_day or 0
-    if requests >= (MANY_REQUESTS if even is None else even):
+    even, requests = break_even(own, known), own.requests_a_day
+    if requests is not None and requests >= (MANY_REQUESTS if even is None else even):
         yield "this many requests usually pay for it" if even is None else "it costs less at this volume"
     target, slow, fast = own.latency_target_ms, known.few_shot_p95, known.tuned_p95
     if target and slow and fast and slow[1] > target >= fast[2]:  # shown beyond chance, both ways

@@ -53,7 +53,7 @@ def judge(text: str, rules: contract.Contract) -> tuple[str, str]:
     try:
         value = contract.parse_answer(text)
     except strict_json.JsonError as error:
-        return text, f"not strict JSON: {error}"
+        return cli.printable(text), f"not strict JSON: {error}"
     return strict_json.compact(value), rules.error(value) or ""
 
 

@@ -101,7 +101,7 @@ def main(file: Path, as_json: bool, summary: Path | None, constrained: bool, mod
     rules = contract.load(schema, params.load("contract", contract.Params).discriminator)
     asked, refused = read(file, rules)
     for line in refused:
-        click.echo(line, err=True)
+        click.echo(cli.printable(line), err=True)
     if not asked:
         raise NothingToMeasureError(f"{file}: no labelled row that can be used")
     if not model.is_dir():

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from stages.core import cli
+from stages.data import writing
 from versions import history
 
 LOCK, LOCKS = Path(history.LOCK), Path(".dvc/tmp/rwlock")
@@ -25,9 +26,12 @@ def mend() -> Iterator[str]:
             continue
         time.sleep(MOMENT)
         if broken(path):
-            path.unlink()
-            if path == LOCK and (recorded := history.read(history.resolve("HEAD"), history.LOCK)):
-                path.write_bytes(recorded)
+            recorded = history.read(history.resolve("HEAD"), history.LOCK) if path == LOCK else None
+            if recorded:
+                with writing.replacing(path) as file:
+                    file.write(recorded.decode("utf-8", "replace"))
+            else:
+                path.unlink()
             yield f"{path} was half written by a killed dvc; it is {'as in HEAD' if path.exists() else 'gone'}"
 
 

@@ -68,7 +68,7 @@ def report(name: str, card: str | None) -> Iterator[str]:
         yield from settings_of(name, facts, 1)
         return
     shape = memory.shape_of(facts["config"], name)
-    here = loading.device()[1]
+    here = loading.device(params.load("compute", loading.Params).device)[1]
     device, free = on_card(card) if card else (here, memory.available(here.name))
     rows, run = largest(shape, settings, device, free)
     fitting = [each for each in CARDS if largest(shape, settings, *on_card(each))[0]]
@@ -108,11 +108,19 @@ def encoded() -> list[prefix_sharing.Row]:
 
 
 def next_run(settings: train.Params, device: loading.Device, rows: list[prefix_sharing.Row]) -> Run:
-    """The largest micro batch that random order can draw: the longest rows together, and the longest answers."""
-    batch = prefix_sharing.collate(rows[: settings.micro_batch_size])
+    """At least the largest micro batch that random order can draw: the longest rows together, and the longest answers.
+
+    Rows that share more than all rows of their part do, like the answers of one conversation, may be drawn apart.
+    """
+    count = settings.micro_batch_size
+    shared = {
+        part: prefix_sharing.shared([row for row in rows if row.get("part", 0) == part])
+        for part in {row.get("part", 0) for row in rows}
+    }
+    own = sorted((len(row["input_ids"]) - shared[row.get("part", 0)] for row in rows), reverse=True)
     answers = [sum(label != prefix_sharing.IGNORED for label in row["labels"]) for row in rows]
-    scored = sum(sorted(answers, reverse=True)[: settings.micro_batch_size])
-    return run_of(settings, device, batch["input_ids"].numel(), batch["row_tokens"].numel(), scored)
+    tokens, grid = sum(own[:count]) + sum(shared.values()), len(own[:count]) * len(rows[0]["input_ids"])
+    return run_of(settings, device, tokens, grid, sum(sorted(answers, reverse=True)[:count]))
 
 
 def smaller(settings: train.Params) -> Iterator[train.Params]:

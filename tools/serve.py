@@ -10,6 +10,7 @@ import asyncio
 import hmac
 import json
 import os
+import re
 import threading
 import time
 import uuid
@@ -39,6 +40,7 @@ MAX_BODY = 64 * 1024
 READ_SECONDS = 10.0  # that a client may take to send a request
 POLL_SECONDS = 0.2  # between looks at whether a client still waits
 HOSTS = ("localhost", "127.0.0.1", "[::1]")  # other names could be a web page's (DNS rebinding)
+ALLOWED = re.compile(r"\*|(\*\.)?[^*]+")  # what Starlette takes for one
 
 
 class Message(TypedDict):
@@ -230,7 +232,7 @@ def app(engine: Engine, key: str | None = None, hosts: tuple[str, ...] = ()) -> 
 
     def check_key(request: Request) -> None:
         given = request.headers.get("authorization", "")
-        if key is not None and not hmac.compare_digest(given.encode(), f"Bearer {key}".encode()):
+        if key is not None and not hmac.compare_digest(given.encode("latin-1"), f"Bearer {key}".encode()):
             raise HTTPException(401, "the API key is missing or wrong", {"WWW-Authenticate": "Bearer"})
 
     async def health(request: Request) -> Response:
@@ -332,8 +334,10 @@ def main(
     from uvicorn import Server
 
     key = cli.read_text(api_key_file).strip() if api_key_file else os.environ.get("LOCKSTEP_API_KEY")
-    if key == "":
-        raise cli.InputError("the API key is empty")
+    if key is not None and not (key and key.isascii() and key.isprintable()):
+        raise cli.InputError("the API key is empty or not printable ASCII")
+    if odd := [name for name in hosts if not ALLOWED.fullmatch(name)]:
+        raise cli.InputError(f"--allow-host {odd[0]!r}: a name, or *.example.com for those below it")
     served = app(load(model, schema if constrained else None), key, hosts)
     click.echo(f"serve: {model} at http://{host}:{port}/v1{'' if key else ', without a key'}", err=True)
     Server(config(served, host, port)).run()

@@ -79,7 +79,7 @@ def _metric(commit: str) -> str:
         tuned = strict_json.parse((history.read(commit, history.METRICS) or b"").decode())["tuned"]
         rate, low, high = (tuned[name] for name in ("exact_match", "exact_match_low", "exact_match_high"))
         return f"{rate:.3f} [{low:.3f}, {high:.3f}], n = {tuned['n']}"
-    except (ValueError, KeyError, TypeError):
+    except (ArithmeticError, ValueError, KeyError, TypeError):
         return "can't be read"
 
 
