@@ -172,6 +172,8 @@ def check_config(folder: Path) -> None:
 @cli.path_option("--out", "folder to write")
 def main(out: Path) -> None:
     settings = params.load("fetch", Params)
+    if settings.source == "path" and Path(settings.path).resolve().is_relative_to(out.resolve()):
+        raise FetchError(f"fetch.path: {settings.path!r} is in {out}, which is written anew")
     shutil.rmtree(out, ignore_errors=True)
     try:
         out.mkdir(parents=True)

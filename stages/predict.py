@@ -115,7 +115,7 @@ def main(
     examples = {source: [vars(row) for row in records.read(source, Asked, "ignore", least=0)] for source in rows}
     for source, given in examples.items():
         check_answers_fit(source, given, tokenizer, settings.max_new_tokens)
-    turns = strict_json.read(prefix) if prefix else []
+    turns = chat.check_turns(str(prefix), strict_json.read(prefix)) if prefix else []
     inputs = {
         "model": hashes.of_folder(folder),
         "schema": hashes.of_file(schema) if schema else None,

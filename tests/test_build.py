@@ -95,13 +95,16 @@ def test_few_shot_covers_the_kinds_and_does_not_depend_on_order() -> None:
     assert build.few_shot(every[::-1], RULES.kinds, 8) == chosen
     assert len(build.few_shot(every, RULES.kinds, 100)) == len(every)
     assert len(build.few_shot([shot("", 1)], (), 3)) == 1
+    said = [*every[0].prompt, {"role": "assistant", "content": "{}"}, {"role": "user", "content": "and that?"}]
+    assert len(build.few_shot([*every, replace(every[0], id="later", prompt=said)], RULES.kinds, 100)) == len(every)
 
 
 def test_a_shown_example_loses_its_own_system_turn() -> None:
     told = replace(shot("delete", 9), prompt=[{"role": "system", "content": "be brief"}, *shot("delete", 9).prompt])
     settings = build.Params(0.1, None, 0.0, 1, "zero", "few")
-    prefix = build.prefixes(settings, "tuned", {}, build.few_shot([told], ("create",), 3))["few_shot"]
-    assert [turn["role"] for turn in prefix] == ["system", "user", "assistant"]
+    prefixes = build.prefixes(settings, "tuned", {}, build.few_shot([told], ("create",), 3))
+    assert [turn["role"] for turn in prefixes["few_shot"]] == ["system", "user", "assistant"]
+    assert [prefixes[name][0]["content"] for name in ("zero_shot", "few_shot", "tuned")] == ["zero", "few", "tuned"]
 
 
 def run(base: Path, train: list[build.Conversation], test: list[build.Conversation]) -> Result:

@@ -254,6 +254,24 @@ def test_a_defect_of_a_row_fails_its_own_check_alone(data: Data, split: str, che
 
 
 @pytest.mark.parametrize(
+    ("check", "place"),
+    [
+        *((check, place) for check in ("contract", "grounded", "labels", "order", "secret") for place in (0, 1)),
+        *((check, 0) for check in ("conflict", "leak", "near_leak")),
+    ],
+)
+def test_a_defect_in_one_turn_of_a_conversation_is_found(data: Data, check: str, place: int) -> None:
+    ROW_DEFECTS[check](data, "train")
+    item = data.splits["train"].pop()
+    pairs = [("scrap kayak plan", json.dumps(one("delete", title="Kayak plan")))]
+    pairs.insert(place, (item["instruction"], item["output"]))
+    said = [(role, text) for pair in pairs for role, text in zip(("user", "assistant"), pair, strict=True)]
+    data.add("train", {"messages": [{"role": role, "content": text} for role, text in said]})
+    found = data.checked()["train"][-1]
+    assert set(found.reasons | found.flags) == {check}
+
+
+@pytest.mark.parametrize(
     ("check", "knob", "value"),
     [
         ("near_duplicate", "similarity", 1.0),
@@ -262,6 +280,7 @@ def test_a_defect_of_a_row_fails_its_own_check_alone(data: Data, split: str, che
         ("grounded", "copied", 1.0),
         ("personal", "phone_region", "GB"),
         ("abuse", "flag_only", ["abuse"]),
+        *((check, "flag_only", [check]) for check in ("conflict", "near_duplicate", "near_leak")),
     ],
 )
 def test_a_setting_can_let_a_defect_pass(data: Data, check: str, knob: str, value: Any) -> None:
@@ -309,6 +328,10 @@ def test_usage_unlike_the_rows_fails_alone_with_an_example(strict: Path, figure:
     assert shares[figure][1] and shares[figure][1] in request
 
 
+def test_usage_is_far_from_no_rows_at_all() -> None:
+    assert usage.shares(["buy milk"], {"train": [], "test": []})["far_from_train"][0] == 1.0
+
+
 def test_every_expectation_has_a_defect() -> None:
     stored = {name: json.loads((ROOT / "expectations" / f"{name}.json").read_text(encoding="utf-8")) for name in SUITES}
     columns = {(name, each["kwargs"]["column"]) for name in SUITES for each in stored[name]["expectations"]}
@@ -325,6 +348,9 @@ SECRETS = [
     "the wifi password is Tr0ub4dor3",
     "api_key=abcd1234efgh5678",
     "token ghp_abcdefghijklmnopqrstuvwxyz0123456789",
+    "use 9f86d081884c7d659a2feaa0c55ad015 there",
+    "key wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+    "use hf_aBcDeFgHiJkLmNoPqRsTuV",
 ]
 PERSONAL = [
     "mail lena@example.org",
@@ -339,6 +365,7 @@ HARMLESS = [
     "see https://example.org/d/1BxiMVs0XRA5nFMdKvBdBZjgmUUqptlbs74OgVE2upms",
     "order 3fa85f64-5717-4562-b3fc-2c963f66afa6",
     "renew my password",
+    "tag aaaaaaaaaaaaaaaaaaaa1",
     "meet at 10:30 on 2027-03-03",
     "room 1234567",
     "1000000000000 sheep",

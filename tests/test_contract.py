@@ -141,9 +141,10 @@ TREE = {
 }
 
 
-def test_a_schema_that_refers_to_itself_is_not_narrowed(tmp_path: Path) -> None:
-    leaf = {"op": "leaf", "word": "cats"}
-    assert load(tmp_path, TREE).error({"op": "and", "args": [leaf, leaf]}) is None
+@pytest.mark.parametrize(("name", "by"), [({}, "#"), ({"$id": "urn:tree"}, "urn:tree"), ({"$anchor": "node"}, "#node")])
+def test_a_schema_that_refers_to_itself_is_not_narrowed(tmp_path: Path, name: dict[str, str], by: str) -> None:
+    leaf, tree = {"op": "leaf", "word": "cats"}, json.loads(json.dumps(TREE | name).replace('"#"', json.dumps(by)))
+    assert load(tmp_path, tree).error({"op": "and", "args": [leaf, leaf]}) is None
 
 
 def test_an_alternative_of_two_kinds_is_named_by_what_it_lacks(tmp_path: Path) -> None:
@@ -151,3 +152,10 @@ def test_an_alternative_of_two_kinds_is_named_by_what_it_lacks(tmp_path: Path) -
     one = {"properties": {"a": {"const": "z"}}, "required": ["a", "u"]}
     rules = load(tmp_path, {"required": ["a"], "oneOf": [both, one]}, "a")
     assert rules.error({"a": "z"}) == "'u' is a required property"
+
+
+def test_two_alternatives_of_one_kind_or_one_of_any_kind_are_not_narrowed(tmp_path: Path) -> None:
+    first, second = ({"properties": {"a": {"const": "z"}}, "required": ["a", name]} for name in "uv")
+    rules = load(tmp_path, {"oneOf": [first, second]}, "a")
+    assert [rules.error({"a": "z", name: 1}) for name in "uv"] == [None, None]
+    assert load(tmp_path, {"anyOf": [first, {"required": ["note"]}]}, "a").error({"a": "z", "note": 1}) is None

@@ -139,7 +139,7 @@ def predictions(path: str, answers: dict[str, Any]) -> Path:
 
 def run(**systems: dict[str, Any]) -> Result:
     """The stage on four test rows and three held-out rows, of which `tuned` answers one right."""
-    rows = [example(f"t{n}", part="head" if n else "tail") for n in range(4)]
+    rows = [example(f"t{n}", f"g{n}", "head" if n else "tail") for n in range(4)]
     held_out = [example(f"v{n}", answer=LIST) for n in range(3)]
     for name, answers in systems.items():
         predictions(f"predictions/{name}.jsonl", answers)
@@ -199,7 +199,7 @@ def test_outcomes_hold_all_that_a_reader_needs(here: Path) -> None:
     wrong, right = read_rows(here / "outcomes.jsonl")[:2]
     assert wrong == {
         "id": "t0",
-        "group": "t0",
+        "group": "g0",
         "kind": "create",
         "slice": "tail",
         "request": "review the report t0",
@@ -236,7 +236,8 @@ def test_a_further_system_changes_no_figure_of_the_others(here: Path) -> None:
     [
         ({"tuned": {"t1": EXPECTED}}, "predictions/tuned.jsonl: it answers other rows"),
         ({"few_shot": NO_JSON}, "tuned.jsonl is needed"),
-        ({"tuned": ONE_WRONG, "kind": ONE_WRONG}, "no system may be called id, group, kind"),
+        ({"tuned": ONE_WRONG, "kind": ONE_WRONG}, "no system may be called kind"),
+        ({"tuned": ONE_WRONG, "normalised": ONE_WRONG}, "no system may be called normalised"),
     ],
 )
 def test_a_folder_that_can_not_be_scored_is_refused(here: Path, systems: dict[str, Any], problem: str) -> None:

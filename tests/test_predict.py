@@ -18,8 +18,9 @@ PREFIX: list[chat.Turn] = [{"role": "system", "content": "Answer in JSON."}]
 
 
 def rows(count: int, answer: str = COMPLETE) -> list[dict[str, Any]]:
-    prompt = [{"role": "user", "content": "buy milk"}]
-    return [{"id": f"t{n}", "prompt": prompt, "answer": answer} for n in range(count)]
+    """Each request is shorter than the one before: batches go by length, the file does not."""
+    asked = [[{"role": "user", "content": "buy milk" + " again" * (9 - n)}] for n in range(count)]
+    return [{"id": f"t{n}", "prompt": prompt, "answer": answer} for n, prompt in enumerate(asked)]
 
 
 @pytest.fixture
@@ -47,15 +48,18 @@ def test_each_file_gets_the_answers_of_its_rows_in_their_order(folder: Path, bas
 def test_the_prefix_stands_before_each_prompt(folder: Path, base: Path, tokenizer: Any) -> None:
     (folder / "prefix.json").write_text('[{"role": "system", "content": "Answer in JSON."}]', encoding="utf-8")
     run(base, "--prefix", "prefix.json")
-    turns = chat.with_prefix(PREFIX, rows(1)[0]["prompt"])
-    expected = generate.answers(
-        loading.load_model(base, "float32", "cpu"),
-        tokenizer,
-        generate.Params(32, 40),
-        [chat.prompt_ids(tokenizer, turns)] * 3,
-    )
+    prompts = [chat.prompt_ids(tokenizer, chat.with_prefix(PREFIX, row["prompt"])) for row in rows(3)]
+    model = loading.load_model(base, "float32", "cpu")
+    expected = generate.answers(model, tokenizer, generate.Params(32, 40), prompts)
     figures = [asdict(answer) | {"answer": answer.text, "id": f"t{n}"} for n, answer in enumerate(expected)]
     assert [row | {"text": row["answer"]} for row in read_rows(folder / "out.jsonl")] == figures
+
+
+@pytest.mark.parametrize("turns", ['{"role": "system", "content": "x"}', '[{"role": "system"}]'])
+def test_a_prefix_of_another_shape_is_named(folder: Path, base: Path, turns: str) -> None:
+    (folder / "prefix.json").write_text(turns, encoding="utf-8")
+    ran = run(base, "--prefix", "prefix.json")
+    assert (ran.exit_code, "prefix.json: a list of turns" in ran.stderr) == (1, True)
 
 
 def test_speed_is_answers_and_their_tokens_over_seconds() -> None:

@@ -45,9 +45,17 @@ def test_every_format_gives_the_same_turns(tmp_path: Path, value: object) -> Non
     assert (row.reason, list(row.turns)) == ("", [ASKED, TOLD])
 
 
-def test_a_system_turn_is_kept(tmp_path: Path) -> None:
-    row = read_one(tmp_path, {"messages": [{"role": "system", "content": "Be terse."}, ASKED, TOLD]})
-    assert [turn["role"] for turn in row.turns] == ["system", "user", "assistant"]
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"messages": [{"role": "system", "content": "Be terse."}, ASKED, TOLD]},
+        {"system": "Be terse.", "conversations": [ASKED, TOLD]},
+        {"system": "Be terse.", "instruction": ASKED["content"], "output": ANSWER},
+        {"system": "Be terse.", "prompt": ASKED["content"], "completion": ANSWER, "label": True},
+    ],
+)
+def test_a_system_turn_is_kept(tmp_path: Path, value: object) -> None:
+    assert list(read_one(tmp_path, value).turns) == [{"role": "system", "content": "Be terse."}, ASKED, TOLD]
 
 
 def test_ids_input_and_unknown_fields(tmp_path: Path) -> None:
@@ -73,6 +81,10 @@ def test_ids_input_and_unknown_fields(tmp_path: Path) -> None:
         ({"messages": [{"role": "system", "content": "x"}]}, "must alternate"),
         ({"messages": [ASKED, {"role": "tool", "content": "x"}, TOLD]}, "role 'tool'"),
         ({"messages": [{"role": ["user"], "content": "x"}, TOLD]}, "role"),
+        ({"instruction": "a", "output": ANSWER, "history": [["b", ANSWER]]}, "'history' is not supported"),
+        ({"prompt": "a", "completion": ANSWER, "rejected": "b"}, "'rejected' is not supported"),
+        ({"prompt": "a", "completion": ANSWER, "label": False}, "'label' is false"),
+        ({"messages": [ASKED, TOLD | {"weight": 0}]}, "'weight' is 0"),
         ({"messages": [ASKED, {**TOLD, "tool_calls": [{"id": 1}]}]}, "'tool_calls' is not supported"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, TOLD]}, "only text parts"),
         ({"messages": [{"role": "user", "content": None}, TOLD]}, "'messages[0].content' is missing"),

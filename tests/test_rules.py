@@ -67,6 +67,7 @@ def test_a_task_may_do_without_rules(tmp_path: Path, text: str | None) -> None:
     ("right", "wrong", "named"),
     [
         ("pattern: x", "pattern: (", "rules.1: .*not a regular expression"),
+        ("pattern: x", "only: '(?P<d>x)', pattern: '(?P=d)'", "rules.1: .*not a regular expression"),
         ("rule: never", "rule: nevr", "rules.1.rule: .*'nevr'"),
         ("why: y", "wy: y", "rules.1.wy"),
         (", why: y", "", "rules.1.why"),

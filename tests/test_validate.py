@@ -140,6 +140,11 @@ REFUSED: dict[str, tuple[list[dict[str, Any]], dict[int, str]]] = {  # further r
         [deleting_later("paint the shed", "Paint shed"), deleting_later("mow the lawn", "Mow lawn")],
         {},
     ),
+    "a known request that goes on is no duplicate": ([deleting_later("buy milk", "Buy milk")], {}),
+    "an answer of a conversation makes a duplicate": (
+        [deleting_later("paint the shed", "Paint shed"), asks("paint the shed", "Paint shed")],
+        {4: "duplicate"},
+    ),
 }
 
 
@@ -226,6 +231,14 @@ def test_a_flagged_row_stays_and_is_listed(here: Path) -> None:
     assert (refused(here), [row["id"] for row in kept]) == ([], ["r1", "r2", "r3"])
 
 
+def test_a_refused_test_row_is_listed_as_it_was_given(here: Path) -> None:
+    bad = {"instruction": "pay the rent"}
+    run(here, TRAIN, [*TEST, bad])
+    assert [(row["split"], row["line"], json.loads(row["row"])) for row in refused(here)] == [("test", 2, bad)]
+    assert [row["id"] for row in strict_json.read_jsonl(here / "out" / "test.jsonl")] == ["t1"]
+    assert strict_json.read(here / "metrics.json")["test_refused"] == 1
+
+
 @pytest.mark.parametrize(
     ("stop_at", "train", "status"),
     [("warning", TRAIN, 1), ("critical", TRAIN, 0), ("critical", [*TRAIN, LEAK], 1), ("never", [*TRAIN, LEAK], 0)],
@@ -251,6 +264,13 @@ def test_without_rules_a_title_may_look_as_it_likes(here: Path) -> None:
     assert [list(row["checks"]) for row in refused(here)] == [["labels"]]
 
 
+@pytest.mark.parametrize(("named", "found"), [("title", [["grounded"]]), ("new_title", [])])
+def test_a_field_that_the_rules_call_copied_is_one_however_much_is_invented(here: Path, named: str, found: Any) -> None:
+    (here / "own.yaml").write_text(f"labelling: {{copied_fields: [{named}]}}\n", encoding="utf-8")
+    run(here, [*TRAIN, asks("feed the cat", "Feed giraffe")], TEST, rules=here / "own.yaml")
+    assert [list(row["checks"]) for row in refused(here)] == found
+
+
 def recorded(folder: Path) -> list[bytes]:
     """The bytes of everything that the stage writes for DVC and Git."""
     files = [*folder.glob("out/*"), *folder.glob("docs/*"), folder / "metrics.json", folder / "detail.json"]
@@ -265,14 +285,23 @@ def test_without_usage_it_is_not_measured(here: Path) -> None:
     assert not (here / "data").exists()
 
 
-def test_usage_is_judged_and_recorded_nowhere(here: Path) -> None:
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"instruction": "call the bank"},
+        {"prompt": "call the bank"},
+        {"messages": [{"role": "user", "content": "call the bank"}]},
+        {"conversations": [{"from": "human", "value": "call the bank"}]},
+    ],
+)
+def test_usage_is_judged_and_recorded_nowhere(here: Path, asked: dict[str, Any]) -> None:
     run(here, TRAIN, TEST)
     before = recorded(here)
     folder = here / "data" / "usage"
     folder.mkdir(parents=True)
     (folder / "README.md").write_text("no requests\n", encoding="utf-8")
     (folder / "log.txt").write_text("Buy milk!\n\nsing an aria\n", encoding="utf-8")
-    (folder / "more.jsonl").write_text('{"instruction": "call the bank"}\n' + json.dumps(TRAIN[1]), encoding="utf-8")
+    (folder / "more.jsonl").write_text(f"{json.dumps(asked)}\n{json.dumps(TRAIN[1])}", encoding="utf-8")
     result = run(here, TRAIN, TEST)
     assert result.exit_code == 0
     assert "warning: representative: usage: far_from_test 1, limit 0.6" in result.output
@@ -297,8 +326,8 @@ def test_usage_that_cannot_be_read_is_named(here: Path, name: str, content: byte
     assert reason in result.output
 
 
-def test_a_secret_is_never_repeated(here: Path) -> None:
-    key = "AKIAIOSFODNN7EXAMPLE"
+@pytest.mark.parametrize("key", ["AKIAIOSFODNN7EXAMPLE", "212-456-7890", "lena@example.org"])
+def test_a_secret_is_never_repeated(here: Path, key: str) -> None:
     for wrong in (answer(priority=key), answer(title=f"the {key}")):
         result = run(here, [*TRAIN, {"instruction": f"rotate {key}", "output": wrong}], TEST)
         assert result.exit_code == 1

@@ -29,7 +29,8 @@ class Rule:
 
     def __post_init__(self) -> None:
         try:
-            re.compile(f"(?:{self.only or ''})(?:{self.pattern})")
+            re.compile(self.only or "")
+            re.compile(f"(?:{self.only or ''})(?:{self.pattern})" if self.rule == "requested" else self.pattern)
         except re.error as error:
             raise ValueError(f"not a regular expression: {error}") from None
 

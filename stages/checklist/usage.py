@@ -56,8 +56,17 @@ def _requests(file: Path) -> Iterator[str]:
 def _unlabelled(row: rows.Row) -> tuple[rows.Turn, ...]:
     """The turns of a row without its answer."""
     try:
-        return rows.turns_of({"output": "{}"} | strict_json.parse(row.raw))[0]
-    except (TypeError, InputError):
+        value = {"output": "{}", "completion": "{}"} | strict_json.parse(row.raw)
+        for shape in ("conversations", "messages"):
+            if shape in value:  # a log ends with what the user said
+                said = (
+                    {"from": "gpt", "value": "{}"}
+                    if "from" in value[shape][-1]
+                    else {"role": "assistant", "content": "{}"}
+                )
+                value[shape] = [*value[shape], said]
+        return rows.turns_of(value)[0]
+    except (IndexError, KeyError, TypeError, InputError):
         raise InputError(f"{row.file}:{row.line}: {row.reason}") from None
 
 
@@ -75,6 +84,8 @@ def shares(usage: list[str], tables: Tables) -> dict[str, tuple[float, str]]:
 
 def far(usage: list[str], known: list[str]) -> tuple[float, str]:
     """Share of requests whose nearest known request is far, and those that are farthest."""
+    if not known:
+        return 1.0, "no rows to compare with"
     from sklearn import config_context
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.neighbors import NearestNeighbors

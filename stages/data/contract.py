@@ -11,7 +11,8 @@ from stages.core.cli import InputError
 
 # A `$` that ends a pattern, and what to step over: escaped characters and character classes.
 END = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|(\$)")
-REFERS_TO_WHOLE = re.compile(r'"\$(?:ref":"#(?:"|/(?:one|any|all)Of\b)|dynamicRef"|recursiveRef")')
+# To itself: any reference but one to a place below that holds none of the alternatives.
+REFERS_TO_WHOLE = re.compile(r'"\$(?:ref":"(?!#/(?!(?:one|any|all)Of\b))|dynamicRef"|recursiveRef")')
 
 
 class ContractError(InputError):

@@ -101,6 +101,8 @@ def turns_of(value: dict[str, Any]) -> tuple[tuple[Turn, ...], set[str]]:
     extra = [name for name in UNSUPPORTED if value.get(name) not in (None, "", "[]", [], {})]
     if extra:
         raise InputError(f"field {extra[0]!r} is not supported")
+    if value.get("label") is False:
+        raise InputError("'label' is false: an answer that is marked as bad is not for training")
     shapes = [shape for shape in SHAPES if shape in value]
     if not shapes:
         meant = [f" (write {n.strip().lower()!r} for {n!r})" for n in value if n.strip().lower() in SHAPES]
@@ -111,7 +113,7 @@ def turns_of(value: dict[str, Any]) -> tuple[tuple[Turn, ...], set[str]]:
     if shape == "instruction":
         turns, fields = _alpaca(value), {"instruction", "input", "output", "system"}
     elif shape == "prompt":
-        turns, fields = _prompt_completion(value), {"prompt", "completion"}
+        turns, fields = [*_system(value), *_prompt_completion(value)], {"prompt", "completion", "system"}
     else:
         turns, fields = _messages(value[shape], shape), {shape, "system"}
         turns = _system(value) + turns
@@ -172,6 +174,8 @@ def _turn(turn: Any, name: str) -> Turn:
     extra = [key for key in UNSUPPORTED if turn.get(key) not in (None, "", [], {})]
     if extra:
         raise InputError(f"{name}: field {extra[0]!r} is not supported")
+    if turn.get("weight", 1) == 0:
+        raise InputError(f"{name}: 'weight' is 0, but a conversation is trained on whole")
     said = turn.get("role", turn.get("from"))
     role = ROLES.get(said) if isinstance(said, str) else None
     if role is None:
