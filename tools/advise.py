@@ -1,7 +1,8 @@
 """Should this be a fine-tune? The usual decision tree, answered from what this repository has measured.
 
-In: metrics/evaluate.json, metrics/train.json, benchmarks/latency.json where there is one, and your own figures in
-advise.yaml. Out: a line for each question that can be answered, a recommendation, and which figures would sharpen it.
+In: metrics/evaluate.json, metrics/train.json, benchmarks/latency.json where there is one (perhaps of an earlier model),
+and your own figures in advise.yaml. Out: a line for each question that can be answered, a recommendation, and which
+figures would sharpen it.
 Where a measurement and a rule of thumb disagree, the measurement decides: the paired gain over few-shot prompting
 before the number of rows, the calculated price before the number of requests.
 """
@@ -122,7 +123,7 @@ def lines(own: Own, known: Measured) -> Iterator[str]:
         return "{:{f}} [{:{f}}, {:{f}}]".format(*value, f=style)
 
     yield f"exact match: few-shot {shown(known.few_shot)}, tuned {shown(known.tuned)}, gain {shown(known.gain, '+.3f')}"
-    yield f"training rows: {known.rows:.0f}; the rule of thumb asks for {ENOUGH_ROWS}"
+    yield f"training answers: {known.rows:.0f}; the rule of thumb asks for {ENOUGH_ROWS}"
     if known.few_shot_p95 and known.tuned_p95:
         slow, fast = shown(known.few_shot_p95, ".0f"), shown(known.tuned_p95, ".0f")
         yield f"95 of 100 answers within: few-shot {slow} ms, tuned {fast} ms"

@@ -124,7 +124,7 @@ def next_run(settings: train.Params, device: loading.Device, rows: list[prefix_s
 
 
 def smaller(settings: train.Params) -> Iterator[train.Params]:
-    """The same run with less memory, the least change first: a smaller micro batch does not change the result."""
+    """The same run with less memory, the least change first: a smaller micro batch leaves the adapter as it is."""
     micro = [n for n in range(settings.micro_batch_size - 1, 0, -1) if settings.batch_size % n == 0]
     yield from (replace(settings, micro_batch_size=n) for n in micro)
     yield from (replace(settings, micro_batch_size=1, lora_rank=n) for n in (8, 4) if n < settings.lora_rank)
