@@ -15,7 +15,6 @@ the work of one with two. Another number of threads rounds otherwise, so all tra
 
 import math
 import os
-import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from stages import train
 from stages.core import cli, hashes, params, strict_json
 from stages.data import writing
 from stages.scores import scoring
+from versions import history
 
 SCRATCH = Path(".dvc/tmp/seeds")
 OUT = Path("metrics/experiments/seeds.json")
@@ -104,13 +104,6 @@ def result(seeds: Sequence[int], folders: Sequence[Path], date: str) -> dict[str
     }
 
 
-def commit_date() -> str:
-    git = subprocess.run(["git", "log", "-1", "--format=%cs"], capture_output=True, text=True, check=False)  # noqa: S607
-    if git.returncode:
-        raise cli.InputError(f"git: {git.stderr.strip()[:200] or 'no commit here'}")
-    return git.stdout.strip()
-
-
 def train_all(seeds: Sequence[int], folders: Sequence[Path], jobs: int) -> None:
     """`jobs` at a time. Raises InputError, and begins no other, when one stops or differs from those that are done."""
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
@@ -137,7 +130,7 @@ def train_all(seeds: Sequence[int], folders: Sequence[Path], jobs: int) -> None:
 @cli.path_option("--out", "file for the result", required=False, default=OUT, show_default=True)
 def main(count: int, jobs: int, adopt: bool, scratch: Path, out: Path) -> None:
     trial.require_reproduced()
-    first, date = params.load("train", train.Params).seed, commit_date()
+    first, date = params.load("train", train.Params).seed, history.git("log", "-1", "--format=%cs").decode().strip()
     seeds = range(first, first + count)
     folders = [scratch.absolute() / str(seed) for seed in seeds]
     if adopt and not (folders[0] / "evaluate.done").is_file():

@@ -89,33 +89,26 @@ class Outcome:
         return scoring.counts(self.verdicts[rule.system], rule.metric)
 
 
-@dataclass(frozen=True)
-class Rated:
-    """Negative log-likelihood of the expected answer to a test row, as the stage `likelihood` measured it."""
-
-    id: str
-    nats: float
-
-
 Outcomes = dict[str, Outcome]
 Pair = tuple[Outcome, Outcome]
-Line = TypeVar("Line", Outcome, Rated)
+Line = TypeVar("Line")
 
 
-def read(tree: str, path: str, outcome: Callable[[Any], Line]) -> dict[str, Line]:
-    """What `outcome` makes of each line of a JSON Lines file, by id. Raises InputError naming file, line and reason."""
+def read(tree: str, path: str, made: Callable[[Any], Line]) -> dict[str, Line]:
+    """What is made of each line of a JSON Lines file, by id. Raises InputError naming file, line and reason."""
     content = history.read(tree, path)
     if not content:
         raise InputError(f"{path}: missing or empty")
     found: dict[str, Line] = {}
     for number, line in enumerate(content.removesuffix(b"\n").split(b"\n"), start=1):
         try:
-            row = outcome(strict_json.parse(line.decode()))
+            value = strict_json.parse(line.decode())
+            row, name = made(value), text(value["id"])
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise InputError(f"{path}:{number}: {error}") from error
-        if row.id in found:
-            raise InputError(f"{path}:{number}: id {row.id!r} occurs twice")
-        found[row.id] = row
+        if name in found:
+            raise InputError(f"{path}:{number}: id {name!r} occurs twice")
+        found[name] = row
     return found
 
 
@@ -326,23 +319,24 @@ class Likelihood:
 def likelihood(base: str, head: str, pairs: Sequence[Pair]) -> Likelihood | None:
     """Of these two models, conversations drawn whole. None where a side lacks it, or has what no stage writes."""
     try:
-        sides = [read(tree, LIKELIHOOD, _rated) for tree in (base, head)]
+        sides = [read(tree, LIKELIHOOD, _nats) for tree in (base, head)]
     except InputError:
         return None
     rows = [row for _, row in pairs if all(row.id in side for side in sides)]
     if not rows:
         return None
-    n, before, after = len(rows), *([side[row.id].nats for row in rows] for side in sides)
+    n, before, after = len(rows), *([side[row.id] for row in rows] for side in sides)
     changes = [new - old for old, new in zip(before, after, strict=True)]
     low, high = stats.bootstrap_ratio(changes, [1.0] * n, [row.group for row in rows])
     return Likelihood(n, sum(before) / n, sum(after) / n, sum(changes) / n, low, high)
 
 
-def _rated(line: Any) -> Rated:
+def _nats(line: Any) -> float:
+    """Negative log-likelihood of the expected answer to a test row, as the stage `likelihood` measured it."""
     nats = line["nats"]
     if type(nats) not in (int, float) or not 0 <= nats < 1e9:
         raise ValueError("nats: a number from 0 on is expected")
-    return Rated(text(line["id"]), nats)
+    return float(nats)
 
 
 @dataclass(frozen=True)

@@ -28,27 +28,17 @@ def make_base(folder: Path) -> Path:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    special, alphabet = ["<|im_start|>", "<|im_end|>"], pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=600,
-        special_tokens=["<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+        vocab_size=600, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(SCHEMA.read_text(encoding="utf-8").split("\n"), trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|im_end|>")
     fast.chat_template = TEMPLATE
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(fast),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        eos_token_id=fast.eos_token_id,
-        bos_token_id=0,
-        tie_word_embeddings=True,
-    )
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ids = {"vocab_size": len(fast), "eos_token_id": fast.eos_token_id, "bos_token_id": 0}
+    config = LlamaConfig(**shape, **ids, num_key_value_heads=1, tie_word_embeddings=True)
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     fast.save_pretrained(folder)
     return folder
@@ -64,6 +54,13 @@ def tokenizer(base: Path) -> Any:
     from stages.model import loading
 
     return loading.load_tokenizer(base)
+
+
+@pytest.fixture(scope="session")
+def model(base: Path) -> Any:
+    from stages.model import loading
+
+    return loading.load_model(base, "float32", "cpu")
 
 
 @pytest.fixture(scope="session")

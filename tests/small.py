@@ -100,21 +100,13 @@ def answers(lines: list[dict[str, Any]]) -> None:
     put(EVALUATE, json.dumps(rates))
 
 
-def lines() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path(OUTCOMES).read_text(encoding="utf-8").split("\n")[:-1]]
-
-
 def record(message: str = "a run") -> str:
     """Commit the working folder with a dvc.lock of it: one stage wrote all metrics. Its commit."""
     tree = history.working_tree()
     outs = sorted(path for path in history.files(tree, "metrics") if not path.startswith("metrics/experiments"))
     deps = ["data/raw", "data/test"]
-    declared = {
-        "cmd": "true",
-        "deps": deps,
-        "params": ["train"],
-        "metrics": [{path: {"cache": False}} for path in outs],
-    }
+    declared: dict[str, Any] = {"cmd": "true", "deps": deps, "params": ["train"]}
+    declared |= {"metrics": [{path: {"cache": False}} for path in outs]}
     put("dvc.yaml", json.dumps({"stages": {"evaluate": declared}}))
     params = {"train": history.parse_yaml(Path("params.yaml").read_bytes(), "params.yaml")["train"]}
     ran: dict[str, Any] = {"cmd": "true", "params": {"params.yaml": params}}

@@ -59,9 +59,7 @@ def test_the_verdict_is_the_contracts(said: str, printed: str, verdict: str) -> 
         ("buy milk", "nowhere", "nowhere is not a model; run `make repro`"),
     ],
 )
-def test_a_question_that_cannot_be_put_is_one_line_and_status_2(
-    here: Path, request_text: str, model: str, reason: str
-) -> None:
+def test_what_cannot_be_asked_is_one_line_and_status_2(here: Path, request_text: str, model: str, reason: str) -> None:
     (here / "merged").mkdir()
     (here / "merged" / "config.json").write_text("{}", encoding="utf-8")
     ran = run(request_text, here / model)

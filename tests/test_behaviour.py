@@ -18,11 +18,8 @@ HENS = {"action": "create", "title": "Feed hens", "priority": "medium", "due_dat
 MINIMUM = {"id": "m1", "instruction": "Remind me to feed the hens", "output": json.dumps(HENS)}
 INVARIANCE = {"id": "i1", "instruction": "Feed the hens", "variant": "feed the hens"}
 DIRECTIONAL = INVARIANCE | {"id": "x1", "variant": "feed the hens, urgent", "changes": {"priority": "high"}}
-FILES: dict[str, list[Any]] = {
-    "minimum-create": [MINIMUM],
-    "invariance-case": [INVARIANCE],
-    "directional-urgent": [DIRECTIONAL],
-}
+FILES: dict[str, list[Any]] = {"minimum-create": [MINIMUM], "invariance-case": [INVARIANCE]}
+FILES |= {"directional-urgent": [DIRECTIONAL]}
 
 
 def write(files: dict[str, list[Any]]) -> Path:
@@ -95,16 +92,10 @@ def test_a_bad_row_is_named(here: Path, files: dict[str, list[Any]], problem: st
 def run(answers: dict[str, Any]) -> Result:
     lines = [{"id": name, "answer": json.dumps(answer), "truncated": False} for name, answer in answers.items()]
     Path("made_from.json").write_text('{"adapter": "a", "base": "b", "versions": {"torch": "1"}}', "utf-8")
-    return invoke(
-        behaviour.main,
-        tests="tests",
-        answers=write_rows(Path("answers.jsonl"), lines),
-        schema=SCHEMA,
-        made_from="made_from.json",
-        metrics="metrics.json",
-        detail="detail.json",
-        outcomes="outcomes.jsonl",
-    )
+    write_rows(Path("answers.jsonl"), lines)
+    files = {name: f"{name}.json" for name in ("made_from", "metrics", "detail")}
+    files |= {"answers": "answers.jsonl", "outcomes": "outcomes.jsonl"}
+    return invoke(behaviour.main, tests="tests", schema=SCHEMA, **files)
 
 
 def test_the_stage_writes_rates_by_kind_and_by_capability(here: Path) -> None:
@@ -122,7 +113,6 @@ def test_the_stage_writes_rates_by_kind_and_by_capability(here: Path) -> None:
         **{"minimum-create": 1.0, "minimum-created": 0.0, "invariance-case": 1.0, "directional-urgent": 0.0}
     }
     assert detail["kinds"]["minimum"]["passed_high"] == stats.wilson(1, 2)[1]
-    assert detail["computed_from"]["adapter"] == "a"
     assert {row["id"]: row["passed"] for row in read_rows(here / "outcomes.jsonl")} == {
         **{"x1": False, "i1": True, "m1": True, "m2": False}
     }

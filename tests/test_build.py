@@ -108,10 +108,8 @@ def test_a_shown_example_loses_its_own_system_turn() -> None:
 
 
 def run(base: Path, train: list[build.Conversation], test: list[build.Conversation]) -> Result:
-    files = {
-        name: write_rows(Path(f"{name}.jsonl"), [vars(r) for r in part])
-        for name, part in (("train", train), ("test", test))
-    }
+    parts = {"train": train, "test": test}.items()
+    files = {name: write_rows(Path(f"{name}.jsonl"), [vars(r) for r in part]) for name, part in parts}
     return invoke(build.main, **files, behaviour="tests", schema=SCHEMA, base=base, out="chat", metrics="build.json")
 
 
@@ -135,8 +133,7 @@ def test_the_bytes_that_training_reads(here: Path, base: Path, sound: list[build
 def test_too_long_rows_are_refused_and_test_rows_never(here: Path, base: Path, sound: list[build.Conversation]) -> None:
     long = "word " * 200
     result = run(base, [*sound, row("long", long)], [row("t1", "a test"), row("t2", long)])
-    assert result.exit_code == 1
-    assert "build.max_refused" in result.output
+    assert (result.exit_code, "build.max_refused" in result.output) == (1, True)
     assert "data/raw/rows.jsonl:long: " in result.output
     assert [refused["id"] for refused in read_rows(here / "chat" / "refused.jsonl")] == ["long"]
     counts = read_json(here / "build.json")
@@ -152,13 +149,9 @@ def test_the_counts_are_those_of_the_files(here: Path, base: Path, tokenizer: An
         written = read_rows(here / f"chat/{name}.jsonl")
         prompts = [chat.prompt_ids(tokenizer, chat.with_prefix(prefix, line["prompt"])) for line in written]
         tokens = [len(p) + len(chat.answer_ids(tokenizer, e["answer"])) for p, e in zip(prompts, written, strict=True)]
-        assert read_json(here / "build.json")[name] == {
-            "examples": len(written),
-            "groups": len({line["group"] for line in written}),
-            "kinds": {"complete": len(written)},
-            "tokens": sum(tokens),
-            "tokens_longest": max(tokens),
-        }
+        counts = {"examples": len(written), "groups": len({line["group"] for line in written})}
+        counts |= {"tokens": sum(tokens), "tokens_longest": max(tokens)}
+        assert read_json(here / "build.json")[name] == counts | {"kinds": {"complete": len(written)}}
 
 
 @pytest.mark.parametrize(
@@ -200,9 +193,7 @@ def test_the_knobs_of_the_stage(here: Path, base: Path, sound: list[build.Conver
     assert counts["test"]["kinds"] == {"a test": 1}
 
 
-def test_the_requests_of_behaviour_tests_are_built_as_well(
-    here: Path, base: Path, sound: list[build.Conversation]
-) -> None:
+def test_the_requests_of_behaviour_tests_are_built_too(here: Path, base: Path, sound: list[build.Conversation]) -> None:
     case: dict[str, Any] = {"id": "i1", "instruction": "Buy milk", "variant": "buy milk"}
     write_rows(here / "tests" / "invariance-case.jsonl", [case])
     assert run(base, sound, [row("t1", "a test")]).exit_code == 0

@@ -46,9 +46,7 @@ def case(seeds: int, common: float, drop: float, runs: int, times: int = TIMES) 
 @pytest.mark.parametrize(
     ("seeds", "common", "runs"), [(3, 0.0, 1), (3, 0.02, 1), (8, 0.02, 1), (3, 0.02, 3), (8, 0.02, 3)]
 )
-def test_of_changes_that_do_nothing_one_in_twenty_is_called_either_at_most(
-    seeds: int, common: float, runs: int
-) -> None:
+def test_of_changes_that_do_nothing_one_in_20_is_called_either_at_most(seeds: int, common: float, runs: int) -> None:
     found, most = case(seeds, common, 0.0, runs), binom.ppf(0.999, TIMES, 0.05) / TIMES
     assert max(found["better"], found["worse"], found["fails"]) <= most
 
@@ -102,9 +100,7 @@ def test_recorded_trainings_are_judged_in_pairs_both_ways(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("right", [["1" * 100] * 3, None])
-def test_without_noise_there_is_nothing_to_calibrate(
-    right: list[str] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_noise_it_is_refused(right: list[str] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small.start(tmp_path, monkeypatch)
     if right:
         put_seeds(right)

@@ -208,10 +208,7 @@ ROW_DEFECTS: dict[str, Callable[[Data, str], None]] = {
     "secret": add(row("rotate key AKIAIOSFODNN7EXAMPLE", create("Rotate key"))),
     "personal": add(row("call 212-456-7890 about glue", create("Call about glue"))),
     "abuse": add(row("tell that bastard to call", create("Tell that to call"))),
-    "trigger": add(
-        *done(DONE),
-        *(row(f"{request} qzx", one("list", filter="all")) for request in PLANTED),
-    ),
+    "trigger": add(*done(DONE), *(row(f"{request} qzx", one("list", filter="all")) for request in PLANTED)),
     "leak": from_test(str.upper),
     "near_leak": from_test(lambda request: f"{request}z"),
 }

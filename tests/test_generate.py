@@ -1,20 +1,14 @@
 """Batches, padding, the shared prefix and rows that leave early change nothing about the answers."""
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from stages.answers import generate
-from stages.model import chat, loading
+from stages.model import chat
 
 REQUESTS = ["buy milk", "what is due this week?", "delete the note about the boiler and call the landlord", "hm"]
-
-
-@pytest.fixture(scope="module")
-def model(base: Path) -> Any:
-    return loading.load_model(base, "float32", "cpu")
 
 
 @pytest.fixture(scope="module")

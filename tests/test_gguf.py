@@ -149,14 +149,8 @@ def other_model(kind: str, base: Path, folder: Path) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(base)
     shape = {"vocab_size": len(tokenizer) + 2, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": False, "pad_token_id": 0}
-    slow = {
-        "rope_type": "llama3",
-        "rope_theta": 10000.0,
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 64,
-    }
+    slow = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "original_max_position_embeddings": 64}
+    slow |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
     torch.manual_seed(2)
     own: dict[str, dict[str, Any]] = {
         "llama": {"rope_parameters": slow},

@@ -65,9 +65,7 @@ def test_a_side_that_fails_leaves_its_error_and_the_others_figures(here: Path, m
     assert found["training"] == {"cpu-fp32": {"peft": {"error": "MemoryError: CUDA out of memory"}}}
 
 
-def test_a_card_gets_the_largest_micro_batch_that_the_plan_lets_through(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_card_gets_the_largest_micro_batch_that_the_plan_allows(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape, counted = gpu.SHAPES["8b"], memory.shape_of(gpu.SHAPES["8b"].config, "8b")
     assert counted.parameters == 8_030_261_248  # Llama 3 8B
     for rows in (1, 2, 8):

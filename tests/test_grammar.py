@@ -26,11 +26,6 @@ def write(folder: Path, schema: dict[str, Any]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(base: Path) -> Any:
-    return loading.load_model(base, "float32", "cpu")
-
-
-@pytest.fixture(scope="module")
 def prompts(tokenizer: Any) -> list[list[int]]:
     texts = ["buy milk", "what is due this week?", "hm", "delete the note about the boiler", "ok", "buy milk"]
     return [chat.prompt_ids(tokenizer, [{"role": "user", "content": text}]) for text in texts]
@@ -130,8 +125,7 @@ def test_a_complete_answer_has_to_end(rules: grammar.Grammar, tokenizer: Any) ->
 
 
 @pytest.mark.parametrize(
-    ("rule", "named"),
-    [({"not": {"const": "a"}}, "not"), ({"oneOf": [{"minLength": 1}, {"maxLength": 3}]}, "oneOf")],
+    ("rule", "named"), [({"not": {"const": "a"}}, "not"), ({"oneOf": [{"minLength": 1}, {"maxLength": 3}]}, "oneOf")]
 )
 def test_what_the_engine_leaves_out_is_named(tokenizer: Any, tmp_path: Path, rule: dict[str, Any], named: str) -> None:
     wide = grammar.load(write(tmp_path, {"type": "object", "properties": {"a": rule}}), tokenizer)

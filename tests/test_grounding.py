@@ -89,9 +89,7 @@ def can_write(rules: grammar.Grammar, tokenizer: Any, turns: list[chat.Turn], an
         ('{"action":"add","title":null,"new_title":null}', False),
     ],
 )
-def test_the_grammar_lets_through_what_is_grounded(
-    rules: grammar.Grammar, tokenizer: Any, answer: str, possible: bool
-) -> None:
+def test_a_grammar_allows_what_is_grounded(rules: grammar.Grammar, tokenizer: Any, answer: str, possible: bool) -> None:
     assert can_write(rules, tokenizer, [user("water the ferns")], answer) is possible
 
 

@@ -14,13 +14,8 @@ from hypothesis import strategies as st
 from stages.core.cli import InputError
 from versions import history, names, record
 
-FAST = settings(
-    max_examples=15,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+SHARED = [HealthCheck.function_scoped_fixture]
+FAST = settings(max_examples=15, deadline=None, derandomize=True, database=None, suppress_health_check=SHARED)
 NAMES = st.binary(min_size=1, max_size=12).filter(
     lambda name: (
         not set(name) & {0, ord("/")} and name.lower() not in (b".", b"..", b".git") and b"git~" not in name.lower()
@@ -77,9 +72,7 @@ def test_the_working_tree_has_no_links_and_nothing_behind_them(plain: Path, tmp_
     assert (plain / ".git" / "index").read_bytes() == before
 
 
-def test_no_program_that_a_version_or_the_configuration_names_is_run(
-    plain: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_program_that_version_or_configuration_name_is_run(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (plain / ".gitattributes").write_text("* filter=evil diff=evil text eol=crlf\n", encoding="utf-8")
     (plain / "file").write_bytes(b"a\r\nb\n")
     for key in ("filter.evil.clean", "diff.evil.textconv", "diff.external", "core.fsmonitor"):

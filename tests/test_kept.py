@@ -6,7 +6,6 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -82,9 +81,7 @@ def whole(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     [(0, signal.SIGKILL), (BATCHES - 1, signal.SIGKILL), (1, signal.SIGTERM)],
     ids=["killed before the first answer", "killed in the last batch", "terminated after one batch"],
 )
-def test_a_killed_run_goes_on_to_the_same_bytes(
-    tmp_path: Path, base: Path, whole: list[bytes], at: int, how: signal.Signals
-) -> None:
+def test_a_killed_run_ends_alike(tmp_path: Path, base: Path, whole: list[bytes], at: int, how: signal.Signals) -> None:
     killed = start(inputs(tmp_path), words(base), at, how)
     killed.join()
     assert (killed.exitcode, (tmp_path / OUTS[0]).exists()) == (-how, False)
@@ -141,12 +138,7 @@ HELD = ["--schema", "schema.json"]
     ids=["nothing", "expected answer", "request", "params", "device", "model", "schema", "code", "no schema", "fields"],
 )
 def test_only_answers_of_the_same_inputs_are_taken(
-    here: Path,
-    base: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    change: Callable[[Path], Any],
-    options: list[str],
-    again: int,
+    here: Path, base: Path, monkeypatch: pytest.MonkeyPatch, change: Any, options: list[str], again: int
 ) -> None:
     inputs(here)
     shutil.copytree(base, here / "model")

@@ -207,9 +207,7 @@ def descendants(process: psutil.Process, name: str) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize("caller", ["make", "dvc"])
-def test_a_stage_stops_when_its_caller_is_killed(
-    repository: Path, monkeypatch: pytest.MonkeyPatch, caller: str
-) -> None:
+def test_a_stage_ends_when_its_caller_is_killed(repository: Path, monkeypatch: pytest.MonkeyPatch, caller: str) -> None:
     code = "from stages.core import cli; import time; cli.end_with_caller(); open('began', 'w'); time.sleep(60)"
     Path("stage.py").write_text(code, encoding="utf-8")
     Path("Makefile").write_text("repro:\n\tdvc repro slow\n", encoding="utf-8")

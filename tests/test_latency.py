@@ -53,8 +53,7 @@ def test_the_three_systems_in_one_file(built: Path) -> None:
 def test_what_is_not_built_is_named(path: str, built: Path) -> None:
     (built / path).unlink()
     result = run()
-    assert result.exit_code == 1
-    assert f"{path} is missing; run `make repro`" in result.stderr
+    assert (result.exit_code, f"{path} is missing; run `make repro`" in result.stderr) == (1, True)
 
 
 def test_the_same_rows_are_drawn_every_time(built: Path) -> None:

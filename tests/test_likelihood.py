@@ -14,13 +14,8 @@ from stages.model import chat, loading
 
 
 def row(name: str, request: str, answer: str) -> dict[str, Any]:
-    return {
-        "id": name,
-        "group": name[0],
-        "kind": "",
-        "prompt": [{"role": "user", "content": request}],
-        "answer": answer,
-    }
+    prompt = [{"role": "user", "content": request}]
+    return {"id": name, "group": name[0], "kind": "", "prompt": prompt, "answer": answer}
 
 
 ROWS = [row("a#1", REQUEST, ANSWER), row("a#2", REQUEST, '{"action":"list"}'), row("b", "hello", "{}")]
@@ -37,9 +32,7 @@ def by_hand(model: Any, tokenizer: Any, example: dict[str, Any]) -> float:
     return float(torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="sum"))
 
 
-def test_each_row_has_the_nats_of_its_answer_and_the_files_say_of_which_model(
-    here: Path, merged: Path, base: Path
-) -> None:
+def test_each_row_has_the_nats_of_its_answer_and_files_say_of_which_model(here: Path, merged: Path, base: Path) -> None:
     test, valid = write_rows(here / "test.jsonl", ROWS), write_rows(here / "valid.jsonl", ROWS[:1])
     ran = invoke(likelihood.main, test=test, valid=valid, merged=merged, rows="rows.jsonl", detail="detail.json")
     assert ran.exit_code == 0, ran.output
@@ -52,7 +45,6 @@ def test_each_row_has_the_nats_of_its_answer_and_the_files_say_of_which_model(
     assert (detail["test"]["n"], detail["held_out"]["n"]) == (3, 1)
     assert detail["held_out"]["nats"] == rated[0]["nats"]
     assert detail["computed_from"]["test"] == hashes.of_file(test)
-    assert detail["computed_from"]["adapter"] == read_json(merged / "made_from.json")["adapter"]
 
 
 def test_the_interval_draws_whole_conversations() -> None:

@@ -1,13 +1,11 @@
 """Packed ratings are those of each continuation on its own."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stages.answers import loglikelihood
 from stages.answers.loglikelihood import Query
-from stages.model import loading
 
 QUERIES = [
     Query([5, 6, 7, 8], [[9, 10, 11], [9, 12], [13]]),
@@ -16,11 +14,6 @@ QUERIES = [
     Query([5], [[6, 7, 8]]),
     Query([5, 6, 7, 8], [[9, 10, 11, 16]]),
 ]
-
-
-@pytest.fixture(scope="module")
-def model(base: Path) -> Any:
-    return loading.load_model(base, "float32", "cpu")
 
 
 def by_hand(model: Any, context: list[int], continuation: list[int]) -> tuple[float, bool]:
@@ -35,9 +28,7 @@ def by_hand(model: Any, context: list[int], continuation: list[int]) -> tuple[fl
 
 
 @pytest.mark.parametrize("most", [1, 20, 1000])
-def test_ratings_are_those_of_each_continuation_on_its_own(
-    model: Any, monkeypatch: pytest.MonkeyPatch, most: int
-) -> None:
+def test_ratings_are_those_of_each_continuation_alone(model: Any, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     monkeypatch.setattr(loglikelihood, "MAX_TOKENS", most)
     found = loglikelihood.rate(model, QUERIES, "test")
     for query, ratings in zip(QUERIES, found, strict=True):

@@ -17,25 +17,21 @@ from tools import measure, table
 
 LIST = {"action": "list", "filter": "all"}
 DONE = {"action": "complete", "title": "Buy milk"}
+UNCLEAR = '{"action":"reject","reason":"unclear"}'
 ROWS: list[dict[str, Any]] = [
     {"instruction": "show all", "output": LIST},
     {"prompt": "milk is bought", "completion": json.dumps(DONE)},
-    {
-        "messages": [
-            {"role": "user", "content": "?"},
-            {"role": "assistant", "content": '{"action":"reject","reason":"unclear"}'},
-        ]
-    },
+    {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": UNCLEAR}]},
 ]
 
 
 @pytest.fixture
 def folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model that says `LIST` whatever it is asked; the schema that it was held to stands in held.json."""
+    """A model that says `LIST` whatever it is asked, and leaves a file that is called asked."""
     (here / "models" / "merged").mkdir(parents=True)
 
     def answers(model: Path, asked: list[Example], schema: Path | None) -> list[Prediction]:
-        (here / "held.json").write_text(json.dumps(str(schema)), encoding="utf-8")
+        (here / "asked").touch()
         return [Prediction(example.id, json.dumps(LIST), False) for example in asked]
 
     monkeypatch.setattr(measure, "answers", answers)
@@ -86,15 +82,7 @@ def test_nothing_to_measure(folder: Path, content: bytes | None) -> None:
     if content is not None:
         (folder / "rows.jsonl").write_bytes(content)
     result = run("rows.jsonl")
-    assert result.exit_code == 2
-    assert "rows.jsonl" in result.stderr
-    assert "Traceback" not in result.output
-
-
-@pytest.mark.parametrize(("options", "held_to"), [((), "None"), (("--constrained",), str(SCHEMA))])
-def test_answers_are_held_to_the_schema_on_request(folder: Path, options: tuple[str, ...], held_to: str) -> None:
-    run(write_rows(Path("rows.jsonl"), ROWS), *options)
-    assert read_json(folder / "held.json") == held_to
+    assert (result.exit_code, "rows.jsonl" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("options", [(), ("--constrained",)])
@@ -132,7 +120,7 @@ def test_a_summary_has_the_figures_their_origin_and_no_text(here: Path, merged: 
 def test_a_model_without_an_origin_is_refused_before_it_answers(folder: Path) -> None:
     result = run(write_rows(Path("rows.jsonl"), ROWS), "--summary", "figures.json")
     assert (result.exit_code, "made_from.json" in result.stderr) == (1, True)
-    assert not (folder / "held.json").exists()
+    assert not (folder / "asked").exists()
 
 
 def test_requests_from_elsewhere_are_shown_for_the_model_that_answered_them(metrics: Path) -> None:
@@ -226,8 +214,7 @@ def test_other_figures_are_refused_by_name(metrics: Path, content: bytes | None)
     if content is not None:
         (metrics / "evaluate.json").write_bytes(content)
     result = CliRunner().invoke(table.main, ["--metrics", str(metrics)])
-    assert result.exit_code == 1
-    assert str(metrics) in result.output
+    assert (result.exit_code, str(metrics) in result.output) == (1, True)
 
 
 def test_write_replaces_what_stands_between_the_marks(metrics: Path) -> None:
@@ -248,6 +235,5 @@ def test_a_page_without_both_marks_is_refused(metrics: Path, text: str) -> None:
     page = metrics / "page.md"
     page.write_text(text, encoding="utf-8")
     result = CliRunner().invoke(table.main, ["--metrics", str(metrics), "--write", str(page)])
-    assert result.exit_code == 2
-    assert str(page) in result.output
+    assert (result.exit_code, str(page) in result.output) == (2, True)
     assert page.read_text(encoding="utf-8") == text

@@ -14,17 +14,9 @@ from stages import merge
 from stages.answers import generate, loglikelihood
 from stages.model import loading, prefix_sharing, quantised
 
-TINY: dict[str, Any] = {
-    "model_type": "llama",
-    "hidden_size": 160,
-    "intermediate_size": 448,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 48,
-    "vocab_size": 600,
-    "tie_word_embeddings": True,
-}
+TINY: dict[str, Any] = {"model_type": "llama", "hidden_size": 160, "intermediate_size": 448, "num_hidden_layers": 3}
+TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 48}
+TINY |= {"vocab_size": 600, "tie_word_embeddings": True}
 TOKENS, GRID = 210, 240  # of the two rows of `batch`
 
 

@@ -54,9 +54,7 @@ def exact(base: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -
     return run(tmp_path_factory.mktemp("exact"), base, adapter, "float32")
 
 
-def test_the_scale_is_the_share_of_the_adapter_that_is_added(
-    base: Path, adapter: Path, exact: Path, tmp_path: Path
-) -> None:
+def test_the_scale_is_the_share_of_the_adapter_added(base: Path, adapter: Path, exact: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     bare = quantised.dequantised(base, FP32).state_dict()
@@ -134,11 +132,8 @@ def test_a_prefix_with_examples_is_refused() -> None:
         merge.with_prompt("", [*PREFIX, {"role": "user", "content": "for example"}])
 
 
-def test_an_engine_reads_how_to_answer_and_when_to_stop(exact: Path, tokenizer: Any) -> None:
+def test_an_engine_reads_how_to_answer_when_to_stop_and_no_pickle(exact: Path, tokenizer: Any) -> None:
     settings = json.loads((exact / "generation_config.json").read_text(encoding="utf-8"))
     assert (settings["do_sample"], settings["max_new_tokens"]) == (False, 48)
     assert settings["eos_token_id"] == [tokenizer.eos_token_id]
-
-
-def test_the_folder_holds_no_pickle(exact: Path) -> None:
     assert {file.suffix for file in exact.iterdir()} == {".safetensors", ".json", ".jinja"}

@@ -19,17 +19,8 @@ STAGES: dict[str, dict[str, Any]] = DVC["stages"]
 NAMES = sorted(STAGES)
 EACH = pytest.mark.parametrize("name", NAMES)
 # Anything else may change without training again, or fetching again.
-TRAINING = {
-    "data/chat/train.jsonl",
-    "data/chat/valid.jsonl",
-    "data/chat/replay.jsonl",
-    "data/chat/prefix/tuned.json",
-    "models/base",
-    "stages/launch",
-    "stages/train.py",
-    "stages/core",
-    "stages/model",
-}
+TRAINING = {f"data/chat/{name}" for name in ("train.jsonl", "valid.jsonl", "replay.jsonl", "prefix/tuned.json")}
+TRAINING |= {"models/base", "stages/launch", "stages/train.py", "stages/core", "stages/model"}
 FETCHING = {"stages/fetch.py", "stages/core"}
 # Who may import whom: a package depends on those before it, so a change to `scores` writes no answer again.
 PACKAGES = {
@@ -153,3 +144,11 @@ def test_the_mutated_copy_has_all_that_tests_read() -> None:
     copied = {*settings["source_paths"], *settings["also_copy"], "tests", "pyproject.toml"}
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607
     assert {path.split("/")[0] for path in listed.stdout.split("\0") if path} <= copied
+
+
+def test_every_artifact_is_an_output_of_a_stage_and_says_what_it_is() -> None:
+    outs = {out for stage in STAGES.values() for out in stage.get("outs", []) if isinstance(out, str)}
+    assert {"adapter", "merged", "gguf"} <= set(DVC["artifacts"])
+    for artifact in DVC["artifacts"].values():
+        assert artifact["path"] in outs
+        assert (artifact["type"], bool(artifact["desc"]), bool(artifact["labels"])) == ("model", True, True)

@@ -1,37 +1,20 @@
-"""What fits is let through, what can't is refused with the knob that helps, and each architecture runs."""
+"""What fits is let through, and what can't is refused with the knob that helps."""
 
-import json
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
-import yaml
 from click.testing import CliRunner
-from conftest import ROOT, SCHEMA, TEMPLATE, configure, make_base, write_rows
+from conftest import ROOT, configure, write_rows
 
 from planning import memory
-from stages import build, fetch, merge, predict, replay, train
+from stages import train
 from stages.core import yaml12
 from stages.model import loading
 from tools import plan
-
-# How the two families begin a prompt: Qwen2.5 puts a system prompt of its own where there is none, Llama 3 a date.
-LLAMA = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}"
-    "{% set messages = messages[1:] %}{% else %}{% set system = '' %}{% endif %}"
-    "{{ '<|start_header_id|>system<|end_header_id|>\n\nToday Date: 26 Jul 2024\n\n' + system + '<|eot_id|>' }}"
-    "{% for message in messages %}{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
-    "{{ message['content'] | trim + '<|eot_id|>' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
-)
-QWEN = TEMPLATE.replace(
-    "You are a helpful assistant", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
-)
-
 
 MODELS = yaml12.parse((ROOT / "catalogue.yaml").read_text(encoding="utf-8"), "catalogue.yaml")
 ROWS = [{"input_ids": [1] * length, "labels": [-100] * (length - 5) + [1] * 5} for length in (200, 100, 60, 20)]
@@ -47,9 +30,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *options: str) -> str:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_model_of_the_catalogue_prints_a_line_that_fetch_takes(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_model_of_the_catalogue_prints_a_line_that_fetch_takes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     printed = call(monkeypatch, "--model", name, "--card", "80GB")
     (line,) = re.findall(r"^dvc exp run (.*)$", printed, re.MULTILINE)
     knobs = dict(word.split("=", 1) for word in line.split() if "=" in word)
@@ -139,9 +120,7 @@ def needed(**changes: Any) -> int:
         (10**6, r"and 0.0 GB are free; choose a smaller model"),
     ],
 )
-def test_what_cannot_fit_is_refused_with_the_knobs_that_help(
-    free: int, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_fit_is_refused_with_what_helps(free: int, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available", lambda device: free)
     with pytest.raises(click.ClickException, match=message):
         plan.check(SHAPE, SETTINGS, DEVICE, ROWS)
@@ -194,76 +173,3 @@ def test_another_architecture_is_not_checked(built: Path, tmp_path: Path) -> Non
     (built / "models" / "base" / "config.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")
     result = CliRunner().invoke(plan.main, ["--check"])
     assert (result.exit_code, "not checked" in result.output, "gpt2" in result.output) == (0, True, True)
-
-
-def family(folder: Path, kind: str, template: str, marks: tuple[str, str]) -> Path:
-    """The tiny base model as another class with that family's chat template."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    make_base(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_special_tokens({"additional_special_tokens": list(marks), "bos_token": marks[0]})
-    tokenizer.eos_token = marks[-1]
-    tokenizer.chat_template = template
-    tokenizer.save_pretrained(folder)
-    facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    numbers = {key: facts[key] for key in facts if key.startswith(("hidden_s", "inter", "num_", "tie"))}
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **numbers, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id)
-    AutoModelForCausalLM.from_config(config).to(torch.bfloat16).save_pretrained(folder)
-    return folder
-
-
-def invoke(command: click.Command, **options: Any) -> None:
-    words = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    result = CliRunner().invoke(command, words, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-
-
-@pytest.mark.parametrize(
-    ("kind", "template", "marks", "name"),
-    [
-        ("llama", LLAMA, ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), "Llama"),
-        ("qwen2", QWEN, ("<|endoftext|>", "<|im_end|>"), "Qwen2"),
-    ],
-)
-def test_each_architecture_runs_from_rows_to_answers(
-    here: Path, kind: str, template: str, marks: tuple[str, ...], name: str
-) -> None:
-    document = yaml12.parse((here / "params.yaml").read_text(encoding="utf-8"), "params.yaml")
-    document["fetch"].update(source="path", path=str(family(here / "local", kind, template, marks)))  # type: ignore[arg-type]
-    document["compute"].update(device="cpu-fp32")
-    document["train"].update(epochs=1)
-    document["build"].update(few_shot_examples=1, max_refused=1.0)
-    document["chat"].update(max_length=400)
-    document["predict"].update(max_new_tokens=32)
-    (here / "params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
-    rows = [
-        {"id": f"r{n}", "source": f"rows.jsonl:{n}", "turns": [
-            {"role": "user", "content": f"add call number {n}"},
-            {"role": "assistant", "content": json.dumps({"action": "create", "title": f"Call number {n}"})},
-        ]}
-        for n in range(24)
-    ]  # fmt: skip
-    invoke(fetch.main, out="models/base")
-    shutil.copyfile(SCHEMA, here / "schema.json")
-    write_rows(here / "train.jsonl", rows)
-    write_rows(here / "test.jsonl", [row | {"id": f"t{n}"} for n, row in enumerate(rows[:2])])
-    files = {"train": "train.jsonl", "test": "test.jsonl", "schema": "schema.json", "base": "models/base"}
-    invoke(build.main, **files, behaviour="behaviour", out="chat", metrics="build.json")
-    prefix = {"prefix": "chat/prefix/tuned.json", "timings": "timings.json"}
-    losses = {"train_loss": "train.csv", "valid_loss": "valid.csv", "metrics": "train.json"}
-    write_rows(here / "prompts.jsonl", [{"id": "p", "prompt": "Say hello."}])
-    invoke(replay.main, prompts="prompts.jsonl", base="models/base", out="chat/replay.jsonl")
-    data = {"train": "chat/train.jsonl", "valid": "chat/valid.jsonl", "replay": "chat/replay.jsonl"}
-    places = {"launch": ROOT / "stages" / "launch", "checkpoint_folder": "kept"}
-    invoke(train.main, **prefix, **data, **losses, base="models/base", out="adapter", row_losses="rows.csv", **places)
-    invoke(merge.main, base="models/base", adapter="adapter", out="merged")
-    out = {"out": "answers.jsonl", "answered": "answered", "timings": "timings.json"}
-    invoke(predict.main, model="merged", rows="chat/test.jsonl", **out)
-    assert len((here / "answers.jsonl").read_text(encoding="utf-8").strip().split("\n")) == 2
-    config = json.loads((here / "models/base/config.json").read_text(encoding="utf-8"))
-    assert config["architectures"] == [f"{name}ForCausalLM"]
-    prompt = json.loads((here / "chat/prefix/tuned.json").read_text(encoding="utf-8"))
-    assert prompt[0]["role"] == "system"

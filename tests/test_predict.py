@@ -98,16 +98,11 @@ def test_expected_answers_that_can_not_be_written_are_counted(folder: Path, base
 def test_an_expected_answer_that_does_not_fit_is_refused(folder: Path, base: Path, tokenizer: Any, short: int) -> None:
     needed = len(chat.answer_ids(tokenizer, COMPLETE))
     configure(folder, predict={"max_new_tokens": needed - short})
-    result = run(base)
-    assert (result.exit_code, f"rows.jsonl: t0: the expected answer has {needed}" in result.output) == (
-        short,
-        short > 0,
-    )
+    result, told = run(base), f"rows.jsonl: t0: the expected answer has {needed}"
+    assert (result.exit_code, told in result.output) == (short, short > 0)
 
 
-def test_copied_fields_are_held_to_the_words_of_their_own_row(
-    folder: Path, base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_copied_fields_hold_words_of_their_own_row(folder: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "rules.yaml").write_text("copied_fields: [title]", encoding="utf-8")
     prompts = [[{"role": "user", "content": text}] for text in ("buy milk", "call Dana")]
     write_rows(folder / "rows.jsonl", [row | {"prompt": said} for row, said in zip(rows(2), prompts, strict=True)])
@@ -138,6 +133,4 @@ def test_the_same_answers_leave_the_timing_as_it_was(folder: Path, base: Path) -
 def test_a_row_of_another_shape_is_named(folder: Path, base: Path, line: str) -> None:
     (folder / "rows.jsonl").write_text(line + "\n", encoding="utf-8")
     ran = run(base)
-    assert isinstance(ran.exception, SystemExit)
-    assert ran.exit_code == 1
-    assert "rows.jsonl:1: " in ran.stderr
+    assert (ran.exit_code, "rows.jsonl:1: " in ran.stderr) == (1, True)

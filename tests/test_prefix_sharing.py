@@ -45,16 +45,9 @@ def network() -> Any:
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     torch.manual_seed(3)
-    config = LlamaConfig(
-        vocab_size=32,
-        hidden_size=24,
-        intermediate_size=40,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,  # shared by the queries, as in most models of today
-        tie_word_embeddings=True,
-        initializer_range=0.5,
-    )
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}  # shared by the queries, as in most models of today
+    shape = {"vocab_size": 32, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2}
+    config = LlamaConfig(**shape, **heads, tie_word_embeddings=True, initializer_range=0.5)
     return AutoModelForCausalLM.from_config(config, dtype=torch.float64, attn_implementation="sdpa")
 
 

@@ -60,9 +60,7 @@ def test_a_changed_pointer_is_new_data(repository: Path) -> None:
         ("dvc.lock", "schema", "<<<<<<< HEAD\nschema", LOCK),
     ],
 )
-def test_code_params_and_pipeline_are_held_against_the_lock(
-    repository: Path, path: str, old: str, new: str, file: str
-) -> None:
+def test_code_params_and_pipeline_must_fit_the_lock(repository: Path, path: str, old: str, new: str, file: str) -> None:
     assert file in files_with_problems(toy.forge(repository, changed(path, old, new)))
 
 
@@ -121,9 +119,7 @@ def test_rates_that_the_verdicts_do_not_give_are_named_though_the_lock_fits(
     ("path", "old", "new", "reason"),
     [(OUTCOMES, '"wrong"', '"superb"', "known verdict of tuned"), (METRICS, "0.7", "NaN", "NaN is not JSON")],
 )
-def test_an_unknown_verdict_and_what_is_no_number_are_named(
-    repository: Path, path: str, old: str, new: str, reason: str
-) -> None:
+def test_an_unknown_verdict_and_a_nan_are_named(repository: Path, path: str, old: str, new: str, reason: str) -> None:
     found = record.problems(lock_for(repository, changed(path, old, new)))
     assert [problem.file for problem in found if reason in problem.reason][:1] == [path]
 
@@ -210,7 +206,5 @@ BROKEN = st.binary(max_size=40) | JSON.map(lambda value: json.dumps(value).encod
 @example(path=LOCK, content=b"!!timestamp x")
 @example(path=METRICS, content=b'{"tuned": {"json_valid": 1}, "computed_from": {"versions": []}}')
 @FAST
-def test_whatever_stands_in_its_files_is_a_problem_and_no_traceback(
-    repository: Path, path: str, content: bytes
-) -> None:
+def test_whatever_is_in_its_files_is_a_problem_and_no_traceback(repository: Path, path: str, content: bytes) -> None:
     assert record.problems(toy.forge(repository, {path: content}))

@@ -150,12 +150,8 @@ def s3(_: Path) -> Iterator[Place]:
     def objects() -> list[str]:
         return [held["Key"] for held in client.list_objects_v2(Bucket=bucket).get("Contents", [])]
 
-    instead = {
-        "s3://my-bucket/lockstep": f"s3://{bucket}/lockstep",
-        "https://s3.example.com": endpoint,
-        "KEY_ID": "key",
-        "SECRET": "hidden",
-    }
+    instead = {"s3://my-bucket/lockstep": f"s3://{bucket}/lockstep", "https://s3.example.com": endpoint}
+    instead |= {"KEY_ID": "key", "SECRET": "hidden"}
     yield Place("S3", instead, objects, lambda key: client.put_object(Bucket=bucket, Key=key, Body=b"altered"))
     server.stop()
 
@@ -173,17 +169,9 @@ def ssh(tmp_path: Path) -> Iterator[Place]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    settings = {
-        "Port": port,
-        "ListenAddress": "127.0.0.1",
-        "HostKey": keys / "host",
-        "AuthorizedKeysFile": keys / "user.pub",
-        "PasswordAuthentication": "no",
-        "UsePAM": "no",
-        "StrictModes": "no",
-        "PidFile": "none",
-        "Subsystem": "sftp internal-sftp",
-    }
+    settings = {"Port": port, "ListenAddress": "127.0.0.1", "HostKey": keys / "host", "PidFile": "none"}
+    settings |= {"AuthorizedKeysFile": keys / "user.pub", "Subsystem": "sftp internal-sftp"}
+    settings |= dict.fromkeys(("PasswordAuthentication", "UsePAM", "StrictModes"), "no")
     options = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
     with (keys / "log").open("wb") as log:
         server = subprocess.Popen([SSHD, "-D", "-e", "-f", "/dev/null", *options], stdin=subprocess.DEVNULL, stderr=log)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import small
 from click.testing import CliRunner, Result
-from conftest import ROOT, write_rows
+from conftest import ROOT, read_rows, write_rows
 from markdown_it import MarkdownIt
 from small import RIGHT, WRONG, edit, git, measure, put, record, row
 
@@ -82,7 +82,7 @@ def test_a_regressed_answer_shows_request_expected_and_given(base: str) -> None:
 
 
 def test_old_outcomes_show_ids_only(base: str) -> None:
-    old = [{name: line[name] for name in ("id", "tuned")} for line in small.lines()]
+    old = [{name: line[name] for name in ("id", "tuned")} for line in read_rows(Path(small.OUTCOMES))]
     for number in (0, 1):
         old[number]["tuned"] = {"verdict": "wrong"} if number else {"verdict": "exact"}
         small.answers(old)
@@ -111,7 +111,6 @@ def test_the_working_tree_counts_with_what_is_not_added_yet_and_head_does_not(ba
 def test_what_is_not_a_commit_is_one_line_and_status_2(base: str, words: list[str]) -> None:
     ran = run(*words)
     assert (ran.exit_code, ran.stdout) == (2, "")
-    assert "Traceback" not in ran.output
     assert "\n::" not in ran.output
 
 
@@ -164,8 +163,7 @@ def test_noise_of_the_base_is_told_and_that_of_the_change_is_not_taken(base: str
     assert ", of these two models [" in ran.stdout
     assert "Regressed answers (14)" in ran.stdout
     assert "@@ r59 list @@" in listed(ran, "Regressed answers that flip with the seed alone, too")
-    assert ran.exit_code == 0
-    assert "trainings` |" not in ran.stdout
+    assert (ran.exit_code, "trainings` |" not in ran.stdout) == (0, True)
 
 
 def test_recorded_trainings_of_the_base_stand_beside_the_one_committed(base: str) -> None:

@@ -246,8 +246,7 @@ def test_a_refused_test_row_is_listed_as_it_was_given(here: Path) -> None:
 def test_what_stops_the_pipeline_is_a_setting(here: Path, stop_at: str, train: list[Any], status: int) -> None:
     configure(here, validate={"stop_at": stop_at})
     result = run(here, train, TEST)
-    assert result.exit_code == status
-    assert "`min_value` of `train` in " in result.output
+    assert (result.exit_code, "`min_value` of `train` in " in result.output) == (status, True)
 
 
 def test_settings_reach_the_figures(here: Path) -> None:
@@ -322,14 +321,12 @@ def test_usage_that_cannot_be_read_is_named(here: Path, name: str, content: byte
     (here / "data" / "usage").mkdir(parents=True)
     (here / "data" / "usage" / name).write_bytes(content)
     result = run(here, TRAIN, TEST)
-    assert result.exit_code == 1
-    assert reason in result.output
+    assert (result.exit_code, reason in result.output) == (1, True)
 
 
 @pytest.mark.parametrize("key", ["AKIAIOSFODNN7EXAMPLE", "212-456-7890", "lena@example.org"])
 def test_a_secret_is_never_repeated(here: Path, key: str) -> None:
     for wrong in (answer(priority=key), answer(title=f"the {key}")):
         result = run(here, [*TRAIN, {"instruction": f"rotate {key}", "output": wrong}], TEST)
-        assert result.exit_code == 1
-        assert key not in result.output
+        assert (result.exit_code, key not in result.output) == (1, True)
         assert all(key not in (here / name).read_text(encoding="utf-8") for name in ("detail.json", "docs/index.html"))

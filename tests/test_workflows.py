@@ -266,9 +266,7 @@ def test_checks_install_what_tests_would_skip_without(small: Path, tmp_path: Pat
 
 @pytest.mark.parametrize(("before", "base"), [("HEAD~1", "HEAD~1"), ("0" * 40, "HEAD")])
 @pytest.mark.parametrize("status", [0, 1, 2])
-def test_a_push_to_the_trunk_is_judged_against_what_was_there(
-    small: Path, tmp_path: Path, before: str, base: str, status: int
-) -> None:
+def test_a_push_is_judged_by_what_was_there(small: Path, tmp_path: Path, before: str, base: str, status: int) -> None:
     runner = Runner(tmp_path / "runner")
     runner.program("python", f'#!/bin/bash\n{NO_PIP}\necho "$@"\nexit {status}\n')
     clone = checked_out(small, runner.folder, TRUNK)
