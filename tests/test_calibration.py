@@ -99,6 +99,15 @@ def test_recorded_trainings_are_judged_in_pairs_both_ways(tmp_path: Path, monkey
     assert "| 0.013 | 0.05 | 3 |" in "\n".join(page.calibration(found))
 
 
+def test_seeds_without_their_answers_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small.start(tmp_path, monkeypatch)
+    put_seeds(["1" * 90 + "0" * 10, "1" * 100, "0" + "1" * 99])
+    recorded = strict_json.read(tmp_path / compare.SEEDS)
+    small.put(compare.SEEDS, json.dumps({name: value for name, value in recorded.items() if name != "right"}))
+    ran = CliRunner().invoke(calibration.main, ["--times=2"])
+    assert (ran.exit_code, "no answers by seed" in ran.output) == (1, True)
+
+
 @pytest.mark.parametrize("right", [["1" * 100] * 3, None])
 def test_without_noise_it_is_refused(right: list[str] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small.start(tmp_path, monkeypatch)

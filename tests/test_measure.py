@@ -117,6 +117,11 @@ def test_a_summary_has_the_figures_their_origin_and_no_text(here: Path, merged: 
     assert read_json(here / "figures.json")["constrained"] is True
 
 
+def test_a_refused_row_steers_no_terminal(folder: Path) -> None:
+    result = run(write_rows(Path("a\x1b.jsonl"), [*ROWS, {"instruction": "?"}]))
+    assert ("a\\x1b.jsonl:4: " in result.stderr, "\x1b" in result.output) == (True, False)
+
+
 def test_a_model_without_an_origin_is_refused_before_it_answers(folder: Path) -> None:
     result = run(write_rows(Path("rows.jsonl"), ROWS), "--summary", "figures.json")
     assert (result.exit_code, "made_from.json" in result.stderr) == (1, True)

@@ -84,6 +84,15 @@ def test_the_largest_micro_batch_divides_the_batch(here: Path) -> None:
     assert plan.asked() == memory.Asked(3, 70, 5)
 
 
+def test_without_a_card_the_plan_is_for_the_device_of_params(here: Path) -> None:
+    (here / "catalogue.yaml").symlink_to(ROOT / "catalogue.yaml")
+    printed = []
+    for device in ("cpu-fp32", "cpu-bf16"):
+        configure(here, compute={"device": device})
+        printed.append(next(line for line in plan.report(plan.DEFAULT, None) if line.startswith("GB: ")))
+    assert printed[0] != printed[1]
+
+
 def test_the_next_run_takes_the_longest_rows_together() -> None:
     run = plan.next_run(replace(SETTINGS, micro_batch_size=2), DEVICE, ROWS)
     # 14 tokens of all four prompts are the same

@@ -59,14 +59,9 @@ def _unlabelled(row: rows.Row) -> tuple[rows.Turn, ...]:
         value = {"output": "{}", "completion": "{}"} | strict_json.parse(row.raw)
         for shape in ("conversations", "messages"):
             if shape in value:  # a log ends with what the user said
-                said = (
-                    {"from": "gpt", "value": "{}"}
-                    if "from" in value[shape][-1]
-                    else {"role": "assistant", "content": "{}"}
-                )
-                value[shape] = [*value[shape], said]
+                value[shape] = [*value[shape], {"role": "assistant", "content": "{}"}]
         return rows.turns_of(value)[0]
-    except (IndexError, KeyError, TypeError, InputError):
+    except (TypeError, InputError):
         raise InputError(f"{row.file}:{row.line}: {row.reason}") from None
 
 
