@@ -3,6 +3,7 @@
 In: Git trees. Out: listings and notes for the report. No YAML is parsed: a text is shown as the lines that differ.
 """
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,12 +13,15 @@ from review.inert import Safe
 from stages.data.rows import Row
 from versions import history
 
-# Code that decides the verdict: who changes it changes the judge. A test holds the list to the imports.
+# What decides the verdict: who changes it changes the judge. A test holds the list to the imports.
 JUDGE = [".ci", ".github", "gate.yaml", "review", "stages/core", "stages/data", "stages/evaluate.py", "stages/scores"]
-JUDGE += ["tools/__init__.py", "tools/report.py", "versions"]
+JUDGE += ["metrics/experiments/seeds.json", "tools/__init__.py", "tools/report.py", "versions"]
+# What Python finds before a module of that name: on top of the repository before any other, and beside tools/report.py.
+SHADOW = re.compile(r"([^/]+|tools/report)(/__init__)?\.([^/]+\.)?(py|pyc|so)")
+HASH = re.compile(r"[+-]\s+--hash=sha256:[0-9a-f]{64}( \\)?")  # of a pinned library: the version is what is read
 TESTS = ["data/behaviour", "data/general/items.jsonl", "data/general/text.jsonl"]
 NOTED = {
-    "⚠️ **The gate's own code changed**, which judges once this is merged": JUDGE,
+    "⚠️ **What the gate judges by changed**, and holds once this is merged": JUDGE,
     "Code of the pipeline changed": ["dvc.yaml", "expectations", "stages"],
     "Tests beside the test rows changed; only those that stayed are compared": TESTS,
 }
@@ -70,9 +74,9 @@ def _flip(row: Outcome, wrong: Outcome, rule: Rule) -> list[Line]:
 def notes(base: str, head: str) -> list[Note]:
     """Changed files that a reviewer must know of."""
     changed = history.changed_files(base, head)
-    on_top = [name for name in changed if "/" not in name and name.endswith(".py")]  # what every import finds first
     named = {words: [name for name in changed if history.within(name, roots)] for words, roots in NOTED.items()}
-    named[next(iter(NOTED))] = sorted(named[next(iter(NOTED))] + on_top)
+    judging = next(iter(NOTED))
+    named[judging] = sorted({*named[judging], *filter(SHADOW.fullmatch, changed)})
     return [(Safe(words), names) for words, names in named.items() if names]
 
 
@@ -106,5 +110,5 @@ def _diff(base: str, head: str, path: str) -> Iterator[list[Line]]:
             before = line[4:]
         elif line.startswith("+++ ") and not inside:
             yield [Line("@", "", before if line[4:] == "/dev/null" else line[4:])]
-        elif line.startswith(("+", "-")) and inside and "--hash=" not in line:
+        elif line.startswith(("+", "-")) and inside and not HASH.fullmatch(line):
             yield [Line(line[0], "", line[1:])]

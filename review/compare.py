@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
-from math import sqrt
+from math import isfinite, sqrt
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -209,7 +209,8 @@ def noise(tree: str) -> Noise | None:
     except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError):
         return None
     right = by_row if own and len(digits) == seeds else {}
-    return Noise(seeds, day, spread, restless, len(times), right) if same and seeds > 1 else None
+    sound = same and seeds > 1 and all(map(isfinite, spread.values()))
+    return Noise(seeds, day, spread, restless, len(times), right) if sound else None
 
 
 @dataclass(frozen=True)

@@ -78,13 +78,14 @@ def _retention(base: str, head: str, gate: Gate) -> Iterator[Finding]:
 
 
 def _behaviour(base: str, head: str, gate: Gate) -> Iterator[Finding]:
-    """Tests of minimum functionality: the share that passes, and which of them flipped."""
+    """Which tests flipped, of all capabilities, and the share of minimum functionality that passes."""
     rule = Rule("tuned", "exact_match", 0.0, gate.minimum_functionality)
-    old, new = _sides(_behaviours, base, head, BEHAVIOURS)
-    rows = compare.paired(old, new)
+    sides = _sides(_behaviours, base, head, BEHAVIOURS)
+    rows = compare.paired(*sides)
     yield from gone(BEHAVIOURS, rows, gate)
     yield from flips("behaviours", rows.both, rule)
-    if counted := rows.counted(old, new):
+    old, new = ({name: row for name, row in side.items() if row.kind.startswith("minimum-")} for side in sides)
+    if counted := compare.paired(old, new).counted(old, new):
         yield compare.floor("minimum functionality", counted, rule, gate.level)
 
 
@@ -104,7 +105,7 @@ def _behaviours(tree: str, path: str) -> Outcomes:
         texts = line["capability"], line["requests"][-1], line["expected"], line["answers"][-1]
         return _test(line, line["passed"], *map(text, texts))
 
-    return {name: row for name, row in _read(tree, path, test).items() if row.kind.startswith("minimum-")}
+    return _read(tree, path, test)
 
 
 def _test(line: Any, passed: Any, kind: str = "", asked: str = "", expected: str = "", given: str = "") -> Outcome:

@@ -24,6 +24,9 @@ def test_the_answer_is_as_long_as_the_params_allow(here: Path, merged: Path) -> 
     configure(here, predict={"max_new_tokens": 2})
     ran = run(REQUEST, merged)
     assert (ran.exit_code, ANSWER.startswith(ran.stdout.strip()), len(ran.stdout) < len(ANSWER)) == (1, True, True)
+    configure(here, compute={"device": "tpu"})
+    ran = run(REQUEST, merged)
+    assert (ran.exit_code, "'tpu'" in ran.stderr) == (2, True)
 
 
 def test_an_answer_that_breaks_the_contract_fails_unless_it_is_held_to_it(here: Path, base: Path) -> None:

@@ -65,6 +65,8 @@ def test_adding_rows_moves_none() -> None:
 
 def test_case_and_punctuation_do_not_move_a_row() -> None:
     assert build.position(row("a", "Buy milk!").turns) == build.position(row("b", "buy  milk", "more").turns)
+    told = {"role": "system", "content": "be brief"}
+    assert build.position([told, *row("c", "buy milk").turns]) == build.position(row("a", "Buy milk!").turns)
 
 
 def test_a_subset_keeps_the_mix_and_is_part_of_every_larger_one() -> None:

@@ -1,6 +1,7 @@
 """The report's words hold what they promise where only the seed differs: on synthetic trainings."""
 
 import json
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,12 @@ def case(seeds: int, common: float, drop: float, runs: int, times: int = TIMES) 
 def test_of_changes_that_do_nothing_one_in_20_is_called_either_at_most(seeds: int, common: float, runs: int) -> None:
     found, most = case(seeds, common, 0.0, runs), binom.ppf(0.999, TIMES, 0.05) / TIMES
     assert max(found["better"], found["worse"], found["fails"]) <= most
+
+
+def test_the_gate_fails_at_its_own_level() -> None:
+    before, after = np.ones((1, ROWS), bool), np.arange(ROWS)[None] >= 20
+    words = JUDGE.words(before, after, replace(noise(8), spread={"exact_match": 0.012}))
+    assert (words["worse"], words["fails"]) == (True, False)
 
 
 def test_without_a_measurement_of_the_noise_an_effect_of_the_seed_is_taken_for_one_of_the_change() -> None:

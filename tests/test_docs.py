@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,11 @@ def test_the_measurements_on_show_are_those_of_the_files() -> None:
         assert found["killed"] + found["survived"] == found["mutants"], module
         assert found["equivalent"] == len(found["judged_equivalent"]), module
         assert f"| `{module}` | {counts} | {1 - left / (found['mutants'] - found['equivalent']):.1%} |" in page, module
+
+
+def test_make_repro_mends_builds_plans_runs_and_writes_the_pages() -> None:
+    ran = subprocess.run(["make", "--dry-run", "repro"], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607
+    words = ["tools.mend", "dvc repro build", "tools.plan --check", "dvc repro\n", MEND]
+    places = [ran.stdout.find(word) for word in [*words, "experiments.page docs/experiments.md", "tools.plots"]]
+    assert -1 not in places
+    assert places == sorted(places)

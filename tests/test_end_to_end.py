@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from conftest import ROOT, SCHEMA, configure, read_json, read_rows, write_rows
 
+from stages.core import hashes
+
 BIN = Path(sys.executable).parent
 SYSTEMS = ("zero_shot", "few_shot", "tuned", "constrained", "grounded")
 SMALL: dict[str, dict[str, Any]] = {
@@ -108,6 +110,9 @@ def test_all_figures_are_of_the_model_that_was_scored(clone: Path) -> None:
     made_from = read_json(clone / "models" / "merged" / "made_from.json")
     assert {origin["adapter"] for origin in origins} == {made_from["adapter"]}
     assert {origin["base"] for origin in origins} == {made_from["base"]}
+    rows = {name: hashes.of_file(clone / f"data/chat/{name}.jsonl") for name in ("train", "valid", "replay", "test")}
+    for origin in (made_from, *origins):
+        assert {name: origin[name] for name in rows if name in origin}.items() <= rows.items()
 
 
 def test_rows_in_are_rows_kept_and_refused(clone: Path) -> None:

@@ -2,6 +2,7 @@
 
 import random
 import shlex
+import statistics
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -221,6 +222,8 @@ def test_seeds_are_trained_by_the_stages_and_nothing_else_differs(repository: Pa
         assert recorded["times_right"][name] == sum(int(line[index]) for line in recorded["right"].values())
     exact = [line.count("1") / 10 for line in recorded["right"].values()]
     assert recorded["rates"]["exact_match"] == exact
+    spread = {metric: statistics.stdev(rates) for metric, rates in recorded["rates"].items()}
+    assert recorded["spread"] == pytest.approx(spread)
     assert all(low <= high for low, high in zip(exact, recorded["rates"]["schema_valid"], strict=True))
     assert not list((repository / seeds.SCRATCH).rglob("*.safetensors"))
     assert recorded["date"] == git("log", "-1", "--format=%cs")
@@ -284,7 +287,11 @@ def test_a_model_of_other_rows_or_params_is_refused(file: str, content: str, rep
     assert (result.exit_code, "run `dvc repro` first" in result.output, ran(repository)) == (1, True, [])
 
 
-@pytest.mark.parametrize("other", [{"params": {"seed": 2, "epochs": 3}}, {"threads": 2}])
+@pytest.mark.parametrize(
+    "other",
+    [{"params": {"seed": 2, "epochs": 3}}, {"threads": 2}]
+    + [{name: "other"} for name in ("base", "device", "replay", "train", "versions")],
+)
 def test_adapters_that_differ_in_more_than_the_seed_are_not_compared(other: dict[str, Any], tmp_path: Path) -> None:
     made: dict[str, Any] = {"base": "b", "device": "d", "replay": "r", "train": "t", "versions": {}}
     made |= {"threads": 1, "params": {"seed": 1, "epochs": 2}}

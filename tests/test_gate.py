@@ -77,9 +77,11 @@ def test_each_rule_judges_its_own_system_and_metric() -> None:
     assert judged == [False, True, True, True, True, True]
 
 
-@pytest.mark.parametrize(("rules", "level"), [(1, 1 - 0.1 / 4), (2, 1 - 0.1 / 6)])
-def test_more_looks_need_wider_intervals(rules: int, level: float) -> None:
-    assert replace(GATE, rules=(RULE,) * rules).level == pytest.approx(level)
+@pytest.mark.parametrize(
+    ("rules", "confidence", "level"), [(1, 0.95, 1 - 0.1 / 4), (2, 0.95, 1 - 0.1 / 6), (1, 0.9, 1 - 0.2 / 4)]
+)
+def test_more_looks_need_wider_intervals(rules: int, confidence: float, level: float) -> None:
+    assert replace(GATE, rules=(RULE,) * rules, confidence=confidence).level == pytest.approx(level)
 
 
 def failures(gate: Gate, fixed: float, regressed: float, times: int) -> int:
@@ -148,6 +150,7 @@ def test_the_interval_of_a_retraining_is_that_of_the_larger_noise() -> None:
     half = t.ppf(0.975, 7) * (2 * 0.02**2) ** 0.5
     assert (wide.result.low, wide.result.high) == pytest.approx((-1 / 15 - half, -1 / 15 + half))
     assert wide.result.detectable == pytest.approx(half + norm.ppf(0.8) * (2 * 0.02**2) ** 0.5)
+    assert wide.result.p_value == pytest.approx(2 * t.sf(1 / 15 / (2 * 0.02**2) ** 0.5, 7))
     quiet = measured(before, after, replace(NOISE, spread={"exact_match": 0.0001})).result
     by_row = (20 / 300 * 280 / 300 / 300) ** 0.5
     assert quiet.high - quiet.low == pytest.approx(2 * t.ppf(0.975, 7) * by_row)
@@ -298,7 +301,7 @@ RECORDED |= {"computed_from": {"test": "t"}, "times_right": {"a": 0, "b": 8, "c"
         {"seeds": None},
         {"date": "yesterday"},
         {"spread": [1]},
-        {"spread": {"exact_match": "x"}},
+        {"spread": {"exact_match": "inf"}},
         {"computed_from": {"test": "other"}},
         {"computed_from": {}},
         {"times_right": {"a": "x"}},
@@ -378,6 +381,7 @@ def questions(right: list[bool]) -> str:
 def test_general_questions_are_judged_by_what_the_change_did_to_them(base: str) -> None:
     low, lower = questions([True] * 60 + [False] * 120), questions([True] * 40 + [False] * 140)
     assert [check.holds for after in (low, lower) for check in kept_of(Check, low, after)] == [True, False]
+    assert [check.holds for check in kept_of(Check, low, lower, replace(GATE, tolerated_retention_drop=0.2))] == [True]
 
 
 def test_a_question_that_was_rewritten_under_its_id_is_not_compared(base: str) -> None:
@@ -411,12 +415,18 @@ def behaviours(passed: list[Any], capability: str = "minimum-dates") -> str:
 def test_minimum_functionality_has_a_floor_and_lists_what_fails_now(base: str) -> None:
     before, after = behaviours([True] * 100), behaviours([False] * 25 + [True] * 75)
     assert [(check.what, check.holds) for check in kept_of(Check, before, after)] == [("minimum functionality", False)]
+    assert [check.holds for check in kept_of(Check, before, after, replace(GATE, minimum_functionality=0.7))] == [True]
     regressed = kept_of(Listing, before, after)[0]
     assert (regressed.title, len(regressed.entries)) == ("Regressed behaviours", 25)
     texts = [(line.label, line.text) for line in regressed.entries[0]]
     assert texts == [("", "0 minimum-dates"), ("request", "ask 0"), ("expected", "x"), ("given", "said 0")]
     edge = behaviours([True] * 84 + [False] * 16)
     assert [check.holds for check in kept_of(Check, edge, edge)] == [True]
+
+
+def test_behaviours_of_every_capability_are_missed(base: str) -> None:
+    before, after = (behaviours([False] * n, "invariance-typo") for n in (50, 49))
+    assert kept_of(Problem, before, after) == [Problem(kept.BEHAVIOURS, "1 rows that the base has are gone: 49")]
 
 
 @pytest.mark.parametrize("left", [75, 0])

@@ -132,10 +132,23 @@ HELD = ["--schema", "schema.json"]
         (lambda folder: (folder / "model/note").write_text("other weights", encoding="utf-8"), HELD, 2),
         (lambda folder: (folder / "schema.json").write_text(SCHEMA.read_text("utf-8") + "\n", "utf-8"), HELD, 2),
         (lambda folder: (folder / "own.py").write_text("2", encoding="utf-8"), HELD, 2),
+        (lambda folder: (folder / "main.py").write_text("2", encoding="utf-8"), HELD, 2),
         (lambda _: None, [], 2),
         (lambda _: None, [*HELD, "--grounded", "rules.yaml"], 2),
     ],
-    ids=["nothing", "expected answer", "request", "params", "device", "model", "schema", "code", "no schema", "fields"],
+    ids=[
+        "nothing",
+        "expected answer",
+        "request",
+        "params",
+        "device",
+        "model",
+        "schema",
+        "code",
+        "main",
+        "no schema",
+        "fields",
+    ],
 )
 def test_only_answers_of_the_same_inputs_are_taken(
     here: Path, base: Path, monkeypatch: pytest.MonkeyPatch, change: Any, options: list[str], again: int
@@ -149,6 +162,8 @@ def test_only_answers_of_the_same_inputs_are_taken(
     own.__file__ = str(here / "own.py")
     (here / "own.py").write_text("1", encoding="utf-8")
     monkeypatch.setitem(sys.modules, "stages.own", own)
+    (here / "main.py").write_text("1", encoding="utf-8")  # as `python -m` runs a stage
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(here / "main.py"), raising=False)
     true, begun, stop = generate._batch, [0], [True]
 
     def batch(*of: Any) -> Any:

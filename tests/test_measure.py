@@ -92,6 +92,9 @@ def test_a_model_that_was_taught_the_answer(here: Path, merged: Path, options: t
     assert (found["n"], found["exact_match"], found["truncated"]) == (1, 1.0, 0.0)
     configure(here, predict={"max_new_tokens": 2})
     assert json.loads(run(rows, "--json", "--model", str(merged), *options).stdout)["truncated"] == 1.0
+    configure(here, compute={"device": "tpu"})
+    ran = run(rows, "--model", str(merged), *options)
+    assert (ran.exit_code, "'tpu'" in ran.stderr) == (1, True)
 
 
 def test_an_untaught_model_is_held_to_the_schema_on_request(here: Path, base: Path) -> None:
@@ -130,15 +133,16 @@ def test_a_model_without_an_origin_is_refused_before_it_answers(folder: Path) ->
 
 def test_requests_from_elsewhere_are_shown_for_the_model_that_answered_them(metrics: Path) -> None:
     slices = {"kind": {"list": rates(0.5) | {"n": 20}, "create": rates(0.4) | {"n": 19}}, "value": {}}
-    found = rates(0.7) | {"n": 39, "slices": slices, "computed_from": {"adapter": "a1"}}
+    found = rates(0.7) | {"n": 39, "slices": slices, "constrained": False, "computed_from": {"adapter": "a1"}}
     file = metrics.parent / "experiments" / "requests.json"
     assert table.read(metrics)["requests"] == [f"Not measured for this model: `{table.MEASURE}`."]
     file.parent.mkdir()
     file.write_text(json.dumps(found), encoding="utf-8")
     shown = [line.split(" | ")[:2] for line in table.read(metrics)["requests"]]
     assert shown == [["| answers", "n"], ["| ---", "---"], ["| all", "39"], ["| list", "20"]]
-    file.write_text(json.dumps(found | {"computed_from": {"adapter": "a2"}}), encoding="utf-8")
-    assert table.read(metrics)["requests"][0].startswith("Not measured for this model")
+    for other in ({"computed_from": {"adapter": "a2"}}, {"constrained": True}):
+        file.write_text(json.dumps(found | other), encoding="utf-8")
+        assert table.read(metrics)["requests"][0].startswith("Not measured for this model")
 
 
 def test_a_missing_model_is_named(here: Path) -> None:

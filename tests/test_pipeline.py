@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from stages.core import yaml12
+from versions import history, rollback
 
 ROOT = Path(__file__).parent.parent
 DVC = yaml12.parse((ROOT / "dvc.yaml").read_text(encoding="utf-8"), "dvc.yaml")
@@ -152,3 +153,15 @@ def test_every_artifact_is_an_output_of_a_stage_and_says_what_it_is() -> None:
     for artifact in DVC["artifacts"].values():
         assert artifact["path"] in outs
         assert (artifact["type"], bool(artifact["desc"]), bool(artifact["labels"])) == ("model", True, True)
+
+
+def test_a_rollback_brings_back_all_that_stages_read_and_none_makes() -> None:
+    made = {out for stage in STAGES.values() for out in outputs(stage)}
+    read = {dep for stage in STAGES.values() for dep in stage["deps"] if dep.startswith(("data/", "expectations"))}
+    given = {path for path in read if "$" not in path and not any(overlap(path, out) for out in made)}
+    assert {"data/raw", "data/rules.yaml", "expectations"} <= given
+    assert not {path for path in given if not history.within(path, (*rollback.DATA, *rollback.RESULTS))}
+
+
+def overlap(one: str, other: str) -> bool:
+    return history.within(one, [other]) or history.within(other, [one])

@@ -168,6 +168,9 @@ def test_the_check_reads_the_rows_that_come_next(built: Path, monkeypatch: pytes
     monkeypatch.setattr(memory, "available", lambda device: 10**10)
     result = CliRunner().invoke(plan.main, ["--check"])
     assert (result.exit_code, result.output[:10]) == (0, "plan: trai")
+    configure(built, compute={"device": "tpu"})
+    result = CliRunner().invoke(plan.main, ["--check"])
+    assert (result.exit_code, "'tpu'" in result.output) == (1, True)
     lengths = [len(row["input_ids"]) for row in plan.encoded()]
     assert lengths == sorted(lengths, reverse=True)
     assert len(set(lengths)) > 10

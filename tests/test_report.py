@@ -14,7 +14,7 @@ from conftest import ROOT, read_rows, write_rows
 from markdown_it import MarkdownIt
 from small import RIGHT, WRONG, edit, git, measure, put, record, row
 
-from review import changes, rows
+from review import changes, compare, rows
 from tools import report as command
 from versions import history, names
 
@@ -70,6 +70,11 @@ def test_a_clear_drop_fails_the_gate_with_its_interval(base: str) -> None:
     assert title(ran).startswith("## ❌ The gate fails: `tuned exact_match` is `0.600, a change of -0.200 [-0.")
     assert title(ran).endswith("]`; `drop at most 0.02`")
     assert "| `tuned exact_match` | `at least 0.5` |  | `0.600 [" in ran.stdout
+    git("checkout", "-q", "-f", base)
+    edit("gate.yaml", "confidence: 0.95", "confidence: 0.5")
+    both = (run(before, "--head", head).stdout.split("\n") for before in (base, small.commit()))
+    wide, narrow = ([line for line in text if line.startswith("| `tuned` | `exact_match` |")] for text in both)
+    assert wide != narrow
 
 
 def test_a_regressed_answer_shows_request_expected_and_given(base: str) -> None:
@@ -79,6 +84,14 @@ def test_a_regressed_answer_shows_request_expected_and_given(base: str) -> None:
     asked = "@@ {0} list @@\n  request  request {1}\n+ expected {2}\n- given    {3}\n"
     assert asked.format("r0", 0, RIGHT, WRONG) in listed(ran, "Regressed answers")
     assert asked.format("r80", 80, RIGHT, WRONG) in listed(ran, "Fixed answers")
+
+
+def test_a_regressed_behaviour_test_is_listed(base: str) -> None:
+    case = {"id": "b1", "capability": "minimum-x", "requests": ["ask"], "answers": ["said"], "expected": "x"}
+    for passed in (True, False):
+        write_rows(Path("metrics/behaviour.jsonl"), [case | {"passed": passed}])
+        head = record()
+    assert "@@ b1 minimum-x @@" in listed(run(f"{head}~1"), "Regressed behaviours")
 
 
 def test_old_outcomes_show_ids_only(base: str) -> None:
@@ -101,9 +114,11 @@ def test_the_working_tree_counts_with_what_is_not_added_yet_and_head_does_not(ba
     put(".gitignore", "/data/raw/ignored.jsonl\n")
     write_rows(Path("data/raw/new.jsonl"), [row(100), row(101)])
     write_rows(Path("data/raw/ignored.jsonl"), [row(102)])
+    write_rows(Path("data/test/new.jsonl"), [row(200)])
     ran = run(base)
     assert "From `" + base + "` to `working tree`" in ran.stdout
     assert "Training rows added (2)" in ran.stdout
+    assert "Test rows added (1)" in ran.stdout
     assert "Training rows" not in run(base, "--head", "HEAD").stdout
 
 
@@ -195,6 +210,9 @@ def test_likelihood_is_paired_beside_the_verdict(base: str) -> None:
     assert (ran.exit_code, title(ran).endswith("no evidence of a change")) == (0, True)
     assert run(after, "--head", nats([50.0] * 100)).exit_code == 0
     assert "expected answers: not measured on both sides" in run(base, "--head", after).stdout
+    small.answers([small.outcome(n, n < 80, group="talk") for n in range(100)])
+    talk = nats([1.5 + n % 7 + n % 2 / 5 for n in range(99)])
+    assert "-0.401 [-0.401, -0.401] of these two models" in run(before, "--head", talk).stdout
 
 
 @pytest.mark.parametrize("value", ["1.0", True, -0.5, None, 1e300])
@@ -212,7 +230,7 @@ def test_a_change_is_judged_by_the_gate_that_it_found(base: str) -> None:
     record()
     ran = run(base)
     assert ran.exit_code == 1
-    assert "**The gate's own code changed**, which judges once this is merged: `gate.yaml`." in ran.stdout
+    assert "**What the gate judges by changed**, and holds once this is merged: `gate.yaml`." in ran.stdout
     assert "tolerated_drop: 1.0, floor: 0.0" in listed(ran, "The gate")
 
 
@@ -244,10 +262,13 @@ def test_rewritten_and_added_test_rows_are_told_and_left_out(base: str) -> None:
 
 def test_too_few_shared_rows_are_refused(base: str) -> None:
     small.answers([small.outcome(n, n < 80, expected=RIGHT if n < 29 else WRONG) for n in range(100)])
-    record()
+    head = record()
     ran = run(base)
     assert ran.exit_code == 2
     assert title(ran) == "## ⚪ Not compared: `29 test answers on both sides, 30 are needed`"
+    git("checkout", "-q", "-f", base)
+    edit("gate.yaml", "min_shared: 30", "min_shared: 29")
+    assert run(small.commit(), "--head", head).exit_code == 0
 
 
 def test_a_base_without_outcomes_is_refused_unless_the_head_is_at_fault(base: str) -> None:
@@ -393,17 +414,17 @@ def test_an_unreadable_row_shows_itself(base: str) -> None:
 
 
 def test_settings_libraries_and_contract_are_shown_as_lines_that_differ(base: str) -> None:
-    put("constraints.txt", "torch==2.13.0 \\\n    --hash=sha256:aa\n")
+    put("constraints.txt", f"torch==2.13.0 \\\n    --hash=sha256:{'a' * 64}\n")
     put("metrics/timing/train.json", '{\n  "seconds": 10\n}\n')
     before = record()
-    put("constraints.txt", "torch==2.14.0 \\\n    --hash=sha256:bb\n")
+    put("constraints.txt", f"torch==2.14.0 \\\n    --hash=sha256:{'b' * 64}\n")
     put("metrics/timing/train.json", '{\n  "seconds": 20\n}\n')
     put(".gitattributes", "* -diff\n")
-    edit("params.yaml", "epochs: 3", "epochs: 4")
+    edit("params.yaml", "epochs: 3", "epochs: 4 # --hash=")
     edit("data/schema.json", "Task API action", "Another action")
     record()
     ran = run(before)
-    assert "@@ b/params.yaml @@\n  train:\n-   epochs: 3\n+   epochs: 4\n```" in listed(ran, "Params")
+    assert "@@ b/params.yaml @@\n  train:\n-   epochs: 3\n+   epochs: 4 # --hash=\n```" in listed(ran, "Params")
     assert "- torch==2.13.0 \\\n+ torch==2.14.0 \\\n```" in listed(ran, "Pinned libraries")
     assert "Another action" in listed(ran, "Contract, which scores each side's answers")
     assert '@@ b/metrics/timing/train.json @@\n-   "seconds": 10\n+   "seconds": 20\n```' in listed(ran, "Timing")
@@ -412,14 +433,14 @@ def test_settings_libraries_and_contract_are_shown_as_lines_that_differ(base: st
 
 
 def test_changed_code_is_named_by_what_it_decides(base: str) -> None:
-    judge, other = (
-        ["review/compare.py", ".github/workflows/report.yml", "scipy.py", "tools/__init__.py"],
-        ["stages/train.py", "data/general/text.jsonl"],
-    )
-    for name in [*judge, *other, "docs/x.md"]:
+    judge = ["review/compare.py", ".github/workflows/report.yml", compare.SEEDS, "tools/__init__.py"]
+    judge += ["scipy.py", "scipy/__init__.py", "click.so", "tools/report/__init__.cpython-311-x86_64-linux-gnu.so"]
+    code = ["dvc.yaml", "expectations/train.json", "stages/train.py"]
+    tests = ["data/behaviour/minimum-x.jsonl", "data/general/items.jsonl", "data/general/text.jsonl"]
+    for name in [*judge, *code, *tests, "docs/x.md", "scipy/x.py", "tools/x/__init__.py"]:
         put(name, "x\n")
     found = {str(words)[:10]: names for words, names in changes.notes(base, history.working_tree())}
-    assert found == {"⚠️ **The g": sorted(judge), "Code of th": other[:1], "Tests besi": other[1:]}
+    assert found == {"⚠️ **What ": sorted(judge), "Code of th": code, "Tests besi": tests}
 
 
 def test_the_judging_code_is_what_the_report_imports() -> None:

@@ -1,6 +1,7 @@
 """What the model kept: figures by hand, and the limits."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,7 @@ ITEMS: list[dict[str, Any]] = [
     {"id": "q3", "kind": "fact", "question": "Is snow cold?", "options": ["No", "Yes", "It is warm"], "answer": 1},
 ]
 TEXT = [
-    {"id": "d1", "text": "The boat came in late, and nobody was there to meet it."},
+    {"id": "d1", "text": "The boat came in late, and nobody was there to meet Zoë."},
     {"id": "d2", "text": "Bread needs flour, water, salt and time."},
 ]
 
@@ -73,10 +74,13 @@ def test_a_row_longer_than_the_model_reads_is_named() -> None:
 
 
 def test_perplexity_is_per_token_and_bits_per_byte() -> None:
-    found = retention.figures(rows_of(2, [3, 1]), Result([0, 1], [True, False], [6.0, 2.0]), 16)
+    rows = rows_of(2, [3, 1])
+    rows = replace(rows, items=[rows.items[0], replace(rows.items[1], kind="format")])
+    found = retention.figures(rows, Result([0, 1], [True, False], [6.0, 2.0]), 16)
     assert found["perplexity"] == pytest.approx(math.exp(2.0))
     assert found["bits_per_byte"] == pytest.approx(8.0 / math.log(2) / 16)
-    assert (found["accuracy"], found["kinds"]["fact"]["accuracy"], found["kinds"]["fact"]["n"]) == (0.5, 0.5, 2)
+    kinds = {kind: (part["n"], part["accuracy"]) for kind, part in found["kinds"].items()}
+    assert (found["accuracy"], kinds) == (0.5, {"fact": (1, 1), "format": (1, 0)})
 
 
 def test_a_change_is_paired_by_row() -> None:
@@ -148,6 +152,8 @@ def test_the_stage_asks_three_models_and_writes_answers(here: Path, base: Path, 
         assert detail[model]["accuracy"] == pytest.approx(sum(right) / 3)
     queries = [retention.document(tokenizer, Document(**row)) for row in TEXT]
     tokens = sum(len(query.continuations[0]) for query in queries)
+    texts = [tokenizer.decode(query.continuations[0]) for query in queries]
+    assert detail["text"]["bytes"] == sum(len(text.encode()) for text in texts)
     for model, folder in (("base", base), ("tuned", merged)):
         rated = loglikelihood.rate(loading.load_model(folder, "float32", "cpu"), queries, "by hand")
         nats = -sum(rating.nats for (rating,) in rated)

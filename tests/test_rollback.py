@@ -178,7 +178,7 @@ WORK: dict[str, Callable[[], object]] = {
     "data/raw/big.jsonl is not in the DVC cache": replaced,
     "models/adapter/adapter.bin is not in the DVC cache": rotten,
     "index.lock': File exists": lambda: Path(".git/index.lock").touch(),  # another git is at work
-    "models/adapter/notes.txt is not in the DVC cache": added("models/adapter/notes.txt"),
+    "models/adapter/.notes.tmp is not in the DVC cache": added("models/adapter/.notes.tmp"),
 }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import openai
 import pytest
 from click.testing import CliRunner
-from conftest import SCHEMA
+from conftest import SCHEMA, configure
 from taught import ANSWER, REQUEST
 
 from benchmarks import serve as load
@@ -65,7 +65,7 @@ def serving(engine: serve.Engine, key: str | None = None) -> Iterator[Running]:
     """The server in a thread, on a free port."""
     import uvicorn
 
-    server = uvicorn.Server(serve.config(serve.app(engine, key), "127.0.0.1", 0))
+    server = uvicorn.Server(serve.config(serve.app(engine, key, ("tasks.example",)), "127.0.0.1", 0))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -191,6 +191,7 @@ def test_garbage_is_a_bad_request(running: Running, body: bytes) -> None:
         (["Host: evil.example"], 400),
         (["Host: localhost.evil.example"], 400),
         (["Content-Type: text/plain"], 415),
+        (["Host: tasks.example"], 200),
         (["Host: [::1]:8000"], 200),
         (["Host: 127.0.0.1:8000"], 200),
     ],
@@ -358,6 +359,9 @@ def test_it_listens_here_with_the_limits_of_params(here: Path, merged: Path, mon
     ran = CliRunner().invoke(serve.main, ["--model", str(merged), "--schema", str(SCHEMA), "--constrained"])
     assert ran.exit_code == 0, ran.output
     assert started["config"].app[0].grammar is not None
+    configure(here, compute={"device": "tpu"})
+    ran = CliRunner().invoke(serve.main, ["--model", str(merged)])
+    assert (ran.exit_code, "'tpu'" in ran.output) == (1, True)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from conftest import ROOT, configure, invoke, read_json, write_rows
 
 from stages import train
 from stages.core import hashes
-from stages.model import checkpoints, encoding, loading, prefix_sharing, quantised
+from stages.model import checkpoints, encoding, launching, loading, prefix_sharing, quantised
 from stages.model.row_losses import UNSEEN, table
 
 FP32 = loading.DEVICES["cpu-fp32"]
@@ -81,7 +81,7 @@ def test_each_knob_reaches_the_trainer(tmp_path: Path, knob: str, value: Any, ar
 def test_what_no_knob_changes(tmp_path: Path) -> None:
     args = train.arguments(SETTINGS, FP32, tmp_path)
     assert (args.lr_scheduler_type, args.train_sampling_strategy) == ("cosine", "random")
-    assert (args.packing, args.save_strategy, args.report_to) == (False, "no", [])
+    assert (args.packing, args.max_length, args.save_strategy, args.report_to) == (False, None, "no", [])
 
 
 @pytest.mark.parametrize("key", ["cpu-fp32", "cpu-bf16"])
@@ -292,7 +292,8 @@ def test_a_row_that_was_not_seen_has_no_loss() -> None:
 def test_the_stage_trains_on_its_rows_with_its_seed(here: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import transformers
 
-    configure(here, compute={"device": "cpu-fp32"}, train={"seed": 23, "epochs": 1.0})
+    configure(here, compute={"device": "cpu-fp32"}, train={"seed": 23, "epochs": 1.0, "launch": "ddp"})
+    launched: list[str] = []
     seeds: list[int] = []
     sizes: list[tuple[int, int]] = []
     make = train.make_trainer
@@ -312,8 +313,21 @@ def test_the_stage_trains_on_its_rows_with_its_seed(here: Path, base: Path, monk
     monkeypatch.setattr(transformers, "set_seed", seeds.append)
     monkeypatch.setattr(checkpoints, "Store", kept)
     monkeypatch.setattr(checkpoints, "code", lambda: "this code")
+    monkeypatch.setattr(launching, "launch", lambda kind, folder: launched.append(kind))
     run(here, base, "one", rows=8)
+    assert launched == ["ddp"]
     assert (seeds, sizes, origins[0]["code"]) == ([23], [(8, 4)], "this code")
+
+
+def test_the_seconds_before_a_kill_count(trainer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = {"seconds": {"wall": 9e6, "cpu": 8e6}, "row_losses": trainer.row_losses.of_all()}
+    (tmp_path / checkpoints.SO_FAR).write_text(json.dumps(part), encoding="utf-8")
+    monkeypatch.setattr(checkpoints.Store, "latest", lambda store: tmp_path)
+    monkeypatch.setattr(train, "run", lambda trainer, checkpoint: None)
+    took = train.run_or_resume(trainer, checkpoints.Store(tmp_path / "kept", {}), 5.0)
+    assert (took["wall"] > 9e6, 9e6 > took["cpu"] > 8e6) == (True, True)
+    speed = train.speed(100.0, 10.0, 20.0, FP32)
+    assert (speed["tokens_per_second"], speed["tokens_per_cpu_second"]) == (10.0, 5.0)
 
 
 @pytest.mark.parametrize(

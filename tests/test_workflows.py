@@ -220,6 +220,15 @@ def test_the_verdict_reads_the_default_branch_and_writes_nothing_and_the_post_ha
     assert verdict["permissions"] == {"contents": "read"}
     assert post["permissions"] == {"pull-requests": "write", "statuses": "write"}
     assert not [step for step in post["steps"] if "uses" in step]
+    assert post["if"] == "${{ !cancelled() }}"
+    assert {"opened", "synchronize", "edited"} <= set(WORKFLOWS["report.yml"]["on"]["pull_request_target"]["types"])
+
+
+def test_what_judges_has_the_whole_history_and_each_push_to_the_default_branch_is_judged() -> None:
+    verdict, gate = WORKFLOWS["report.yml"]["jobs"]["verdict"], WORKFLOWS["checks.yml"]["jobs"]["gate"]
+    assert [job["steps"][0]["with"]["fetch-depth"] for job in (verdict, gate)] == ["0", "0"]
+    default = "github.ref_name == github.event.repository.default_branch"
+    assert gate["if"] == f"${{{{ github.event_name == 'push' && {default} }}}}"
 
 
 # checks
@@ -238,7 +247,9 @@ def test_checks_test_with_the_python_of_the_matrix(small: Path, tmp_path: Path, 
     assert WORKFLOWS["checks.yml"]["jobs"]["tests"]["strategy"]["matrix"] == {"python": ["3.11", "3.13"]}
 
 
-@pytest.mark.parametrize(("only", "status"), [("stages.scores.stats.*", 0), ("", 0), ("$(touch pwned)", 1)])
+@pytest.mark.parametrize(
+    ("only", "status"), [("stages.core.yaml12.xǁLoaderǁ_float__mutmut_9", 0), ("", 0), ("$(touch pwned)", 1)]
+)
 def test_mutants_are_chosen_by_name(tmp_path: Path, only: str, status: int) -> None:
     runner = Runner(tmp_path / "runner", expressions={"inputs.only": only, "inputs.tests": "test_stats or test_a"})
     runner.noting("make", f'[ "$ONLY" = "{only}" ] && [ "$TESTS" = "test_stats or test_a" ]')
@@ -274,8 +285,16 @@ def test_a_push_is_judged_by_what_was_there(small: Path, tmp_path: Path, before:
     runner.expressions["github.event.before"] = before if nothing else git(clone, "rev-parse", before)
     runner.run("checks.yml", "gate", clone)
     assert runner.status["Report"] == status
-    compared = git(clone, "rev-parse", base)
+    compared = base if nothing else git(clone, "rev-parse", base)
     assert (runner.folder / "summary").read_text(encoding="utf-8") == f"-m tools.report {compared} --head HEAD\n"
+
+
+def test_a_push_over_a_commit_that_is_nowhere_any_more_is_not_compared_with_itself(small: Path, tmp_path: Path) -> None:
+    runner = Runner(tmp_path / "runner", expressions={"github.event.before": "f" * 40})
+    runner.program("python", f"#!/bin/bash\n{NO_PIP}\necho compared\n")
+    runner.run("checks.yml", "gate", checked_out(small, runner.folder, TRUNK))
+    assert runner.status["Report"] == 128
+    assert not (runner.folder / "summary").exists() or not (runner.folder / "summary").read_text(encoding="utf-8")
 
 
 # report
@@ -352,7 +371,7 @@ def test_a_pull_request_can_not_judge_itself(tmp_path: Path) -> None:
     runner, clone = verdict(bare, tmp_path / "runner", f'{pip}\nexec {own}/bin/python "$@"')
     found = runner.outputs()
     assert (found["status"], found["report"].startswith("## ❌ The gate fails:")) == ("1", True), runner.output
-    assert "**The gate's own code changed**, which judges once this is merged: `gate.yaml`" in found["report"]
+    assert "**What the gate judges by changed**, and holds once this is merged: `gate.yaml`" in found["report"]
     assert not (clone / "pwned").exists()
 
 

@@ -78,8 +78,8 @@ def results(found: dict[str, Any]) -> list[str]:
 
 
 def requests(found: dict[str, Any] | None, adapter: str) -> list[str]:
-    """The tuned model on requests from elsewhere, which are not in Git: of the model with this adapter, or none."""
-    if not found or found["computed_from"]["adapter"] != adapter:
+    """The tuned model on requests from elsewhere, which aren't in Git; none of another adapter or held to a grammar."""
+    if not found or found["constrained"] or found["computed_from"]["adapter"] != adapter:
         return [f"Not measured for this model: `{MEASURE}`."]
     parts = {"all": found, **found["slices"]["kind"], **found["slices"]["value"]}
     return rates("answers", {name: part for name, part in parts.items() if part["n"] >= FEWEST})
