@@ -4,6 +4,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+import small
 import toy
 from click.testing import CliRunner
 from conftest import write_rows
@@ -107,6 +108,23 @@ def test_a_merge_is_one_step(repository: Path) -> None:
     words = ["commit-tree", "-p", "HEAD", "-p", side, "-m", "merge", "HEAD^{tree}"]
     merge = toy.run(repository, "git", *words).strip()
     assert side not in [step.commit for step in bisect.steps(history.resolve("v-large"), merge)]
+    assert [step.commit for step in bisect.steps(side, merge)] == [side, merge]  # not what the trunk had before
+
+
+def test_a_version_that_ran_later_still_counts_where_it_came_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows(version: int) -> None:
+        write_rows(Path("data/raw/rows.jsonl"), [small.row(number) for number in range(20 + version)])
+
+    first = small.start(tmp_path, monkeypatch)
+    rows(1)
+    small.commit("not run")
+    for version in (2, 1):
+        rows(version)
+        small.measure([True] * 40 + [False] * 60)
+        last = small.record()
+    assert [step.measured for step in bisect.steps(first, last)] == [True, False, True, True]
 
 
 def test_a_drop_without_new_rows_is_not_blamed_on_rows(repository: Path) -> None:

@@ -112,6 +112,16 @@ def test_the_newest_commit_that_records_its_metrics_stands_for_a_version(reposit
     assert names.recording(next(iter(names.holders().values()))) == newest == names.commit_of("last")
 
 
+def test_a_commit_whose_pointer_can_not_be_read_takes_no_other_name_away(repository: Path) -> None:
+    pointer = b"outs:\n- {md5: d41d8cd98f00b204e9800998ecf8427e, path: old.jsonl}\n"  # of DVC 2
+    odd = toy.forge(repository, {"data/raw/old.jsonl.dvc": pointer})
+    words = ["commit-tree", "-p", odd, "-m", "corrected", "HEAD^{tree}"]
+    head = toy.run(repository, "git", *words).strip()
+    toy.run(repository, "git", "reset", "--quiet", "--soft", head)
+    assert names.data_hashes([odd]) == [None]
+    assert names.commit_of("first") == history.resolve("v-first")
+
+
 @pytest.mark.parametrize(
     "pointer",
     [

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import toy
+from click.testing import CliRunner
 from conftest import ROOT
 
 from stages.core import cli, yaml12
@@ -183,6 +184,7 @@ def test_what_was_killed_is_unsound_or_whole_and_the_next_run_finishes_it(
         ("dvc.lock", b"", "as in HEAD"),
         ("dvc.lock", b"schema: '2.0'\nstages:\n  fetch:\n    cmd:\n", "as in HEAD"),
         ("dvc.lock", b"<<<<<<< ours\n", "untouched"),
+        ("dvc.lock", b"a: b\n=======\n>>>>>>> theirs\n", "untouched"),  # half resolved
     ],
 )
 def test_what_dvc_can_not_read_is_mended(repository: Path, path: str, content: bytes, mended: str | None) -> None:
@@ -192,14 +194,22 @@ def test_what_dvc_can_not_read_is_mended(repository: Path, path: str, content: b
     now = (repository / path).read_bytes() if (repository / path).exists() else None
     assert now == {"as in HEAD": before, "untouched": content, None: None}[mended]
     assert len(done) == (mended != "untouched")
+    kept = repository / ".dvc/tmp" / f"{Path(path).name}.half"
+    assert (kept.read_bytes() if kept.exists() else None) == (content if done else None)
 
 
-def test_what_a_live_dvc_has_written_a_moment_later_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    whole = b"schema: '2.0'\nstages: {}\n"
+def test_what_a_live_dvc_is_writing_is_left(repository: Path) -> None:
+    from dvc.lock import Lock
+
     mend.LOCK.write_bytes(b"")
-    monkeypatch.setattr("time.sleep", lambda _: mend.LOCK.write_bytes(whole))
-    assert (list(mend.mend()), mend.LOCK.read_bytes()) == ([], whole)
+    with Lock(str(mend.BUSY)):
+        assert (list(mend.mend()), mend.LOCK.read_bytes()) == ([], b"")
+
+
+def test_a_copy_without_history_needs_no_mending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    toy.run(tmp_path, "git", "init", "--quiet")
+    assert CliRunner().invoke(mend.main, []).exit_code == 0
 
 
 def descendants(process: psutil.Process, name: str) -> list[psutil.Process]:

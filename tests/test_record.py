@@ -41,6 +41,15 @@ def test_a_file_that_changed_since_the_run_is_named(repository: Path, path: str)
     assert folder in files_with_problems(toy.forge(repository, {path: None}))
 
 
+def test_a_folder_without_files_is_in_dvc_lock_and_not_in_git(repository: Path) -> None:
+    (repository / "data/none").mkdir()
+    config = repository / "dvc.yaml"
+    config.write_text(config.read_text("utf-8").replace("deps: [data/raw,", "deps: [data/none, data/raw,"), "utf-8")
+    toy.run(repository, str(toy.BIN / "dvc"), "repro", "-q")
+    toy.run(repository, "git", "commit", "-qam", "none")
+    assert files_with_problems("HEAD") == set()
+
+
 def test_a_changed_pointer_is_new_data(repository: Path) -> None:
     md5 = history.pointers("HEAD", "data/raw")["data/raw/big.jsonl"]
     pointer = changed("data/raw/big.jsonl.dvc", md5, "f" * 32)
@@ -79,6 +88,16 @@ def test_a_run_that_stopped_half_way_shows(repository: Path, stage: str) -> None
     toy.run(repository, "dvc", "repro", "--quiet")
     toy.commit(repository, "the whole run")
     assert record.problems("HEAD") == []
+
+
+def test_what_another_stage_once_wrote_is_not_todays_output(repository: Path) -> None:
+    toy.write_rows(Path("data/raw/a.jsonl"), [toy.row("a1", "other"), toy.row("a2")])
+    before = history.lock("HEAD")["train"].outs["models/adapter"]
+    toy.run(repository, "dvc", "repro", "--quiet", "train")
+    old = f"  fit:\n    cmd: x\n    outs:\n    - {{path: models/adapter, hash: md5, md5: {before}}}\n"
+    Path(LOCK).write_text(Path(LOCK).read_text(encoding="utf-8") + old, encoding="utf-8")
+    toy.commit(repository, "half a run")
+    assert files_with_problems("HEAD") == {"models/adapter"}
 
 
 def lock_for(repository: Path, changes: dict[str, bytes]) -> str:

@@ -1,5 +1,6 @@
 """tools.rollback keeps its promises on a toy repository: byte for byte, nothing run, nothing lost, nothing corrupt."""
 
+import errno
 import hashlib
 import json
 import os
@@ -179,6 +180,10 @@ WORK: dict[str, Callable[[], object]] = {
     "models/adapter/adapter.bin is not in the DVC cache": rotten,
     "index.lock': File exists": lambda: Path(".git/index.lock").touch(),  # another git is at work
     "models/adapter/.notes.tmp is not in the DVC cache": added("models/adapter/.notes.tmp"),
+    "models/adapter/link is a link": lambda: Path("models/adapter/link").symlink_to("nowhere"),
+    "data/raw/sub is a link, a submodule": lambda: history.git(
+        "update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},data/raw/sub"
+    ),
 }
 
 
@@ -327,7 +332,7 @@ def victim(repository: Path, tmp_path: Path) -> Path:
 
 
 STEERING = """data/raw/dvc.yaml data/raw/astray.dvc data/test/.dvcignore data/test/.hidden/a.json
-metrics/.gitattributes metrics/a.jsonl.dvc"""
+data/raw/.dvc/.gitignore metrics/.gitattributes metrics/a.jsonl.dvc"""
 
 
 @pytest.mark.parametrize("path", [*STEERING.split(), "data/raw/line\nbreak.jsonl", "data/raw/\udcff.jsonl"])
@@ -423,7 +428,11 @@ def test_a_commit_whose_record_is_of_something_else_is_refused_but_its_data_can_
 
 def test_where_head_has_no_sound_record_git_and_dvc_undo_it(repository: Path) -> None:
     Path("data/raw/new.jsonl").write_text("{}\n", encoding="utf-8")
+    results = Path("metrics/experiments/seeds.json")
+    results.parent.mkdir()
+    results.write_text("{}", encoding="utf-8")
     toy.commit(repository, "rows without a run")
+    results.write_text("[]", encoding="utf-8")  # hours of work, of no stage, not committed yet
     before = toy.state(repository)
     [undo] = re.findall("to undo: (.*)", restored("first"))
     toy.run(repository, "sh", "-c", undo)
@@ -431,6 +440,36 @@ def test_where_head_has_no_sound_record_git_and_dvc_undo_it(repository: Path) ->
     toy.run(repository, "dvc", "repro", "--quiet", "validate")
     toy.commit(repository, "half a run")
     assert "out of step: data/validated" in refused(1, "HEAD")
+
+
+def test_what_a_stage_of_another_name_made_is_left_out(repository: Path) -> None:
+    Path("dvc.yaml").write_text(toy.PIPELINE.replace("  train:", "  fit:"), encoding="utf-8")
+    assert "does not make it: models/adapter" in restored("first")
+
+
+def test_data_may_be_on_a_disk_of_its_own(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = Path.replace
+
+    def elsewhere(path: Path, target: Path) -> Path:
+        if path.name == "lockstep.part":
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", elsewhere)
+    restored("first")
+    assert Path("data/raw/a.jsonl").read_bytes() == history.read("v-first", "data/raw/a.jsonl")
+
+
+def test_a_folder_gives_way_to_a_file_of_its_name_twice_in_a_row(repository: Path) -> None:
+    suite = history.read("HEAD", "expectations/train.json") or b""
+    commit = toy.forge(repository, {"expectations/train.json": None, "expectations/train": suite})
+    Path("expectations/train.json").unlink()
+    Path("expectations/train").mkdir()
+    Path("expectations/train/a.json").write_bytes(suite)
+    toy.commit(repository, "a folder")
+    for _ in range(2):
+        restored(commit, "--data-only")
+        assert Path("expectations/train").is_dir()
 
 
 @pytest.mark.parametrize("ignored", [True, False])

@@ -52,18 +52,19 @@ def steps(good: str, bad: str) -> list[Step]:
     """The way from GOOD to BAD. A merge is one step: what it brought is seen as a whole."""
     if good not in history.commits(bad):
         raise InputError(f"{short(good)} is not an ancestor of {short(bad)}")
-    path = [good, *reversed(history.commits("--first-parent", f"{good}..{bad}"))]
+    path = [good, *reversed(history.commits("--first-parent", "--ancestry-path", f"{good}..{bad}"))]
     states = zip(path, names.data_hashes(path), [history.files(commit).get(OUTCOMES) for commit in path], strict=True)
-    found = []
+    found: list[Step] = []
     for (data, _), group in groupby(states, key=lambda state: state[1:]):
         same = [commit for commit, _, _ in group]
         if not data:
             raise InputError(f"{short(same[0])} has no {RAW}")
         recorded = next(filter(record.is_recorded, same), None)
+        # Rows are often committed before the run: such a commit says nothing where the next one has the metrics.
+        while recorded and found and found[-1].data == data and not found[-1].measured:
+            found.pop()
         found.append(Step(recorded or same[0], data, recorded is not None))
-    # Rows are often committed before the run: such a commit says nothing where a later one has the metrics.
-    measured = {step.data for step in found if step.measured}
-    return [step for step in found if step.measured or step.data not in measured]
+    return found
 
 
 def compared(before: Step, after: Step, rule: Rule, level: float, known: Noise | None) -> stats.Comparison:

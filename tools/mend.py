@@ -5,34 +5,48 @@ can be read stays, and so does a dvc.lock with conflict markers. `make repro` an
 """
 
 import json
-import time
+import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import click
 
 from stages.core import cli
+from stages.core.cli import InputError
 from stages.data import writing
 from versions import history
 
-LOCK, LOCKS = Path(history.LOCK), Path(".dvc/tmp/rwlock")
-MOMENT = 1.0  # seconds in which a live DVC is done with writing
+LOCK, LOCKS, BUSY = Path(history.LOCK), Path(".dvc/tmp/rwlock"), Path(".dvc/tmp/lock")
 
 
 def mend() -> Iterator[str]:
     """Mend, and yield what was done."""
-    for path in (LOCKS, LOCK):
-        if not broken(path):
-            continue
-        time.sleep(MOMENT)
-        if broken(path):
-            recorded = history.read(history.resolve("HEAD"), history.LOCK) if path == LOCK else None
-            if recorded:
+    from dvc.lock import Lock, LockError
+
+    for path in filter(broken, (LOCKS, LOCK)):
+        BUSY.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(LockError), Lock(str(BUSY)):  # a live DVC writes under it
+            if not broken(path):
+                continue
+            half, before = LOCKS.with_name(f"{path.name}.half"), recorded() if path == LOCK else None
+            shutil.copyfile(path, half)
+            if before:
                 with writing.replacing(path) as file:
-                    file.write(recorded.decode("utf-8", "replace"))
+                    file.write(before.decode("utf-8", "replace"))
             else:
                 path.unlink()
-            yield f"{path} was half written by a killed dvc; it is {'as in HEAD' if path.exists() else 'gone'}"
+            done = "as in HEAD" if before else "gone"
+            yield f"{path} was half written by a killed dvc; it is {done}, and what it was is {half}"
+
+
+def recorded() -> bytes | None:
+    """dvc.lock of HEAD; None without a commit, or in a folder of another repository."""
+    try:
+        history.require_root()
+        return history.read(history.resolve("HEAD"), history.LOCK)
+    except InputError:
+        return None
 
 
 def broken(path: Path) -> bool:
@@ -45,7 +59,7 @@ def broken(path: Path) -> bool:
     try:
         if path == LOCKS:
             json.loads(text)
-        elif path.is_file() and "<<<<<<<" not in text:
+        elif path.is_file() and not any(mark in text for mark in ("<<<<<<<", "=======", ">>>>>>>")):
             COMPILED_LOCKFILE_SCHEMA(yaml.safe_load(text))
     except (ValueError, yaml.YAMLError, Invalid):
         return True
@@ -54,7 +68,6 @@ def broken(path: Path) -> bool:
 
 @click.command(cls=cli.Command, help=__doc__)
 def main() -> None:
-    history.require_root()
     for line in mend():
         click.echo(line, err=True)
 

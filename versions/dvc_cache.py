@@ -89,6 +89,8 @@ def _objects(store: Any, out: str, md5: str) -> Iterator[tuple[str, str]]:
 def refuse_unsaved(outs: Iterable[str], store: Any) -> None:
     """Raise InputError unless all that these outputs hold now is in the cache: they are about to be replaced."""
     for out in outs:
+        if links := [place for place in Path(out).rglob("*") if place.is_symlink() and not place.is_file()]:
+            raise InputError(f"{history.printable(str(links[0]))} is a link and would be lost; move it away")
         for name, md5 in walk(Path(out)).items():
             if _held(store, md5) != md5 and not HALF_COPIED.fullmatch(Path(name).name):
                 path = history.printable(Path(out, name).as_posix())

@@ -100,13 +100,21 @@ def working_tree() -> str:
     store and nowhere else; the index stays as it is.
     """
     known, new = (listed("ls-files", "-z", *words) for words in (("-c",), ("-o", "--exclude-standard")))
-    held = {path.removesuffix(".dvc") for path in (*known, *new) if path.endswith(".dvc")}
+    held = {path.removesuffix(".dvc") for path in (*known, *new) if path.endswith(".dvc") and _mode(Path(path))}
     modes = {path: mode for path in sorted({*known, *new} - (held - {*known})) if (mode := _mode(Path(path)))}
     lines = [f"{mode} {oid}\t{path}\0" for (path, mode), oid in zip(modes.items(), blob_ids(modes, "-w"), strict=True)]
+    lines += [f"{head}\t{path}\0" for path, head in sparse().items() if head.startswith("100")]
     with tempfile.TemporaryDirectory() as folder:
         index = Path(folder) / "index"
         git("update-index", "-z", "--index-info", given="".join(lines), index=index)
         return git("write-tree", index=index).decode().strip()
+
+
+def sparse() -> dict[str, str]:
+    """Path, with mode and blob id, of what a sparse checkout leaves out of the working tree."""
+    skipped = {entry[2:] for entry in listed("ls-files", "-z", "-t") if entry.startswith("S ")}
+    entries = (entry.partition("\t") for entry in (listed("ls-files", "-z", "-s") if skipped else ()))
+    return {path: head for head, _, path in entries if path in skipped and not os.path.lexists(path)}
 
 
 def _mode(path: Path) -> str:

@@ -26,6 +26,7 @@ MARKERS = [re.compile(marker, re.MULTILINE) for marker in (rb"^<{7} ", rb"^={7}\
 PIN = re.compile(r"^([\w.-]+)==([^\s;\\+]+)", re.MULTILINE)
 MOST = 1000  # stages that one matrix may stand for
 TOLERANCE = 1e-9
+EMPTY = "d751713988987e9331980363e24189ce.dir"  # DVC's hash of a folder without files, which Git doesn't hold
 KEYS = {"always_changed", "cmd", "deps", "desc", "frozen", "matrix", "meta", "metrics", "outs", "params", "plots"}
 
 
@@ -164,7 +165,7 @@ def _stale(tree: str) -> Iterator[Problem]:
     lock = history.lock(tree)
     declared = pipeline(history.read(tree, PIPELINE) or b"{}", history.read(tree, PARAMS) or b"{}")
     outs = {path: name for name, stage in declared.items() for path in stage.outs}
-    wrote = {path: md5 for stage in lock.values() for path, md5 in stage.outs.items()}
+    wrote = {path: md5 for name in lock.keys() & declared for path, md5 in lock[name].outs.items()}
     users: dict[str, list[str]] = {}
     made = {path: wrote.get(path, "") for path in outs}
     for name, stage in declared.items():
@@ -195,7 +196,8 @@ def _outdated(tree: str, stage: Declared, ran: Stage | None, made: dict[str, str
     if not ran:
         return
     for path in stage.deps:
-        if path not in ran.deps or _now(tree, path, made) not in (None, ran.deps[path]):
+        md5 = ran.deps.get(path)
+        if not md5 or _now(tree, path, made) not in (None, "" if md5 == EMPTY else md5):
             yield path
     for file, keys in stage.params.items():
         values = history.parse_yaml(history.read(tree, file) or b"{}", file)

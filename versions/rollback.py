@@ -6,10 +6,12 @@ Everything is looked up before a file is touched. A rollback that is killed leav
 version, which its note in .git names; the next one, to whatever version, takes it from there.
 """
 
+import errno
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from shutil import rmtree
+from shutil import copyfile, rmtree
 from typing import Any
 
 from stages.core.cli import InputError
@@ -61,7 +63,10 @@ def goal_of(commit: str, data_only: bool) -> Goal:
     """What `commit` recorded. Raises InputError where its record is of something else, or its files reach elsewhere."""
     if not data_only and (reason := out_of_step(commit)):
         raise InputError(f"{LOCK} of {reason}. --data-only takes the data, `dvc repro` then makes the rest")
-    stages = {} if data_only else history.lock(commit)
+    declared = record.pipeline(
+        history.read(commit, record.PIPELINE) or b"{}", history.read(commit, record.PARAMS) or b"{}"
+    )
+    stages = {} if data_only else {name: ran for name, ran in history.lock(commit).items() if name in declared}
     cached, plain = todays_outs()
     roots = (*DATA, *(() if data_only else (*RESULTS, *plain)))
     files = {path: oid for path, oid in history.files(commit, *roots).items() if not within(path, record.APART)}
@@ -71,9 +76,10 @@ def goal_of(commit: str, data_only: bool) -> Goal:
     for path in files:
         refuse_name(path)
     recorded = {path: md5 for stage in stages.values() for path, md5 in stage.outs.items() if not within(path, roots)}
-    outs = {path: md5 for path, md5 in recorded.items() if path in cached} | history.pointers(commit, RAW, TEST)
-    held = tuple(root for root in roots if any(within(path, [root]) for path in files))
     made_by = {path: name for name, stage in stages.items() for path in stage.outs}
+    own = {path: md5 for path, md5 in recorded.items() if cached.get(path) == made_by[path]}
+    outs = own | history.pointers(commit, RAW, TEST)
+    held = tuple(root for root in roots if any(within(path, [root]) for path in files))
     return Goal(commit, held, files, outs, sorted(recorded.keys() - outs.keys()), made_by)
 
 
@@ -85,20 +91,23 @@ def out_of_step(commit: str) -> str:
     return ""
 
 
-def todays_outs() -> tuple[list[str], list[str]]:
+def todays_outs() -> tuple[dict[str, str], list[str]]:
     """The outputs of today's dvc.yaml that a rollback may write: those in DVC's cache, and those in Git."""
     contents = [path.read_bytes() if path.is_file() else b"{}" for path in map(Path, (record.PIPELINE, record.PARAMS))]
-    outs = {out: cached for stage in record.pipeline(*contents).values() for out, cached in stage.outs.items()}
+    today = record.pipeline(*contents)
+    outs = {out: cached for stage in today.values() for out, cached in stage.outs.items()}
+    maker = {out: name for name, stage in today.items() for out in stage.outs}
     own = (*DATA, "data/general")
     apart = [out for out in outs if within(out, OUTPUTS) and not within(out, own)]
     apart = [out for out in apart if not any(within(root, [out]) for root in own)]
-    return [out for out in apart if outs[out]], [out for out in apart if not outs[out]]
+    return {out: maker[out] for out in apart if outs[out]}, [out for out in apart if not outs[out]]
 
 
 def refuse_name(path: str) -> None:
     """Raise InputError for a file that would steer Git or DVC, or that they could not name."""
     name = PurePosixPath(path).name
-    hidden = any(part.startswith(".") for part in PurePosixPath(path).parts) and name != ".gitignore"
+    folders, own = PurePosixPath(path).parts[:-1], name.startswith(".") and name != ".gitignore"
+    hidden = own or any(part.startswith(".") for part in folders)
     points = name.endswith(".dvc") and not within(path, [RAW, TEST])
     if not path.isprintable() or hidden or points or (name in STEERS and path != LOCK):
         raise InputError(f"{printable(path)} is no file of a data version: a rollback does not write it")
@@ -120,8 +129,8 @@ def note() -> Path:
 
 def noted() -> list[str]:
     """The commits in the note, none where HEAD has moved since."""
-    head, *commits = note().read_text(encoding="utf-8").split() if note().is_file() else [""]
-    return commits if head == history.resolve("HEAD") else []
+    words = note().read_text(encoding="utf-8").split() if note().is_file() else []
+    return words[1:] if words[:1] == [history.resolve("HEAD")] else []
 
 
 def take_note(commits: Iterable[str]) -> None:
@@ -143,9 +152,12 @@ def refuse_lost(goal: Goal, pointed: set[str]) -> None:
     places = [place for root in map(Path, goal.roots) for place in (root, *root.rglob("*"))]
     here = [place.as_posix() for place in places if place.is_symlink() or place.is_file()]
     here = [path for path in here if not within(path, apart)]
-    refuse_links({*here, *goal.files, *pointed, *(str(PurePosixPath(out).parent) for out in goal.outs)})
+    refuse_links({*here, *goal.files, *(str(PurePosixPath(out).parent) for out in (*goal.outs, *pointed))})
     now = dict(zip(here, history.blob_ids(here), strict=True))
+    now |= {path: head.split()[1] for path, head in history.sparse().items() if within(path, goal.roots)}
     index, versions = history.files(git("write-tree").decode().strip(), *goal.roots), known(goal)
+    if other := sorted({*history.listed("ls-files", "-z", "--", *goal.roots)} - index.keys()):
+        raise InputError(f"{printable(other[0])} is a link, a submodule or not yet added: a rollback would drop it")
     paths = [path for path in sorted({*now, *index, *versions[0]}) if not within(path, apart)]
     lost = [path for path in paths if not {now.get(path), index.get(path)} <= {held.get(path) for held in versions}]
     if lost:
@@ -181,7 +193,10 @@ def plan(repo: Any, goal: Goal, rev: str, allow_missing: bool) -> tuple[Goal, se
         lines = [f"  {finding}" for finding in findings]
         raise MissingError("neither cache nor remote has it, nothing was restored:", *lines, advice)
     away = set(wrong) | (pointed - goal.outs.keys())
-    dvc_cache.refuse_unsaved(away, store)
+    plain = [out for out in away if Path(out).is_file() and not Path(out).is_symlink()]
+    ids = dict(zip(plain, history.blob_ids(plain), strict=True))
+    in_git = {out for out, oid in ids.items() if oid in {held.get(out) for held in known(goal)}}
+    dvc_cache.refuse_unsaved(away - in_git, store)
     return replace(goal, outs={out: md5 for out, md5 in goal.outs.items() if out not in missing}), away
 
 
@@ -205,7 +220,8 @@ def bring_back(repo: Any, goal: Goal, gone: Iterable[str], away: Iterable[str]) 
     for out in map(Path, away):
         rmtree(out) if out.is_dir() and not out.is_symlink() else out.unlink(missing_ok=True)
     for path in map(Path, sorted(gone)):
-        path.unlink(missing_ok=True)
+        if path.is_file():
+            path.unlink()
         for parent in path.parents:
             if within(parent.as_posix(), goal.roots) and parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
@@ -228,7 +244,12 @@ def put(path: Path, content: bytes, part: Path) -> None:
         rmtree(path)  # of empty folders: what they held is gone by now, and was all known
     path.parent.mkdir(parents=True, exist_ok=True)
     part.write_bytes(content)
-    part.replace(path)
+    try:
+        part.replace(path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        copyfile(part, path)  # a disk of its own: not in one step
 
 
 def verify(goal: Goal) -> None:
@@ -277,8 +298,11 @@ def would_run(stage: str, changes: list[Any]) -> str:
 
 def report(goal: Goal, data_only: bool, again: list[str]) -> Iterator[str]:
     undo = f"python -m tools.rollback HEAD{' --data-only' if data_only else ''}"
-    if not data_only and out_of_step(history.resolve("HEAD")):
-        undo = f"git restore --staged --worktree -- {' '.join(goal.roots)} && dvc checkout"
+    try:
+        goal_of(history.resolve("HEAD"), data_only)
+    except InputError:
+        paths = shlex.join([*goal.roots, *(f":(exclude){path}" for path in record.APART)])
+        undo = f"git restore --staged --worktree -- {paths} && dvc checkout"
     files = sum(len(dvc_cache.walk(Path(out))) for out in goal.outs)
     yield (
         f"{short(goal.commit)}: {len(goal.files)} files from Git, {files} of DVC in {len(goal.outs)} outputs, "
