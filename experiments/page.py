@@ -119,7 +119,7 @@ PARTS = {
 
 
 def written(page: str, folder: Path = FOLDER) -> str:
-    """The page with every table made anew. Raises InputError for a result or a mark that is missing.
+    """The page with every table made anew. Raises InputError for a mark that is missing.
 
     An experiment that has no result yet and no marks in the page is left out.
     """
@@ -127,7 +127,10 @@ def written(page: str, folder: Path = FOLDER) -> str:
     if not names:
         raise cli.InputError(f"no results in {folder}, and no marks such as <!-- {next(iter(PARTS))} -->")
     for name in names:
-        page = table.put(page, name, PARTS[name](strict_json.read(folder / f"{name}.json")))
+        lines = [f"Not measured: `python -m experiments.{name}`."]
+        if (file := folder / f"{name}.json").is_file():
+            lines = PARTS[name](strict_json.read(file))
+        page = table.put(page, name, lines)
     return page
 
 

@@ -8,20 +8,22 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from review import rows
-from review.compare import Outcome, Pair, Rule
+from review.compare import SEEDS, Outcome, Pair, Rule
 from review.inert import Safe
 from stages.data.rows import Row
 from versions import history
 
 # What decides the verdict: who changes it changes the judge. A test holds the list to the imports.
 JUDGE = [".ci", ".github", "gate.yaml", "review", "stages/core", "stages/data", "stages/evaluate.py", "stages/scores"]
-JUDGE += ["metrics/experiments/seeds.json", "tools/__init__.py", "tools/report.py", "versions"]
-# What Python finds before a module of that name: on top of the repository before any other, and beside tools/report.py.
-SHADOW = re.compile(r"([^/]+|tools/report)(/__init__)?\.([^/]+\.)?(py|pyc|so)")
+JUDGE += [SEEDS, "tools/__init__.py", "tools/report.py", "versions"]
+# What Python may run in place of a module of the judge: another of its name that it finds first, or byte code.
+SHADOW = re.compile(
+    r"([^/]+|tools/report|stages/evaluate)(/__init__)?\.([^/]+\.)?(py|pyc|so)|((stages|tools)/)?__pycache__/.*"
+)
 HASH = re.compile(r"[+-]\s+--hash=sha256:[0-9a-f]{64}( \\)?")  # of a pinned library: the version is what is read
 TESTS = ["data/behaviour", "data/general/items.jsonl", "data/general/text.jsonl"]
 NOTED = {
-    "⚠️ **What the gate judges by changed**, and holds once this is merged": JUDGE,
+    "⚠️ **What the gate goes by was changed**; it takes effect once this is merged": JUDGE,
     "Code of the pipeline changed": ["dvc.yaml", "expectations", "stages"],
     "Tests beside the test rows changed; only those that stayed are compared": TESTS,
 }

@@ -9,12 +9,13 @@ request; a metrics file.
 import hashlib
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from stages.answers import generate, work
 from stages.core import cli, params, strict_json, text
 from stages.data import behaviours, contract, examples, records, writing
 from stages.data.examples import Example
@@ -100,6 +101,15 @@ def prefixes(settings: Params, system: str, schema: Any, shots: list[Example]) -
     }
 
 
+def without(told: str, turns: list[chat.Turn]) -> list[chat.Turn]:
+    """Drop the line `told` from a row's own system turn: every prompt begins with it already."""
+    first, *rest = turns
+    if first["role"] != "system" or not f"{first['content']}\n".startswith(f"{told}\n"):
+        return turns
+    own = first["content"].removeprefix(told).removeprefix("\n")
+    return [first | {"content": own}, *rest] if own else rest
+
+
 def lengths(tokenizer: Any, prefix: list[chat.Turn], rows: list[Example]) -> list[int]:
     """Tokens of prompt and answer, as training will see them."""
     from tqdm import tqdm
@@ -121,11 +131,31 @@ def check_result(splits: dict[str, list[Example]], shots: list[Example], refused
         )
     empty = [name for name, rows in splits.items() if not rows]
     if empty or not shots:
-        raise cli.InputError(f"no examples for {', '.join(empty or ['few_shot'])}")
+        more = "; there are few rows: raise build.valid_share in params.yaml" if empty == ["valid"] else ""
+        raise cli.InputError(f"no examples for {', '.join(empty or ['few_shot'])}{more}")
     ids = Counter(example.id for rows in splits.values() for example in rows)
     twice = [name for name, count in ids.items() if count > 1]
     if twice:
-        raise cli.InputError(f"id {twice[0]!r} occurs twice; ids ending in #1, #2 ... are made for conversations")
+        where = " and ".join(name for name, rows in splits.items() if twice[0] in {example.id for example in rows})
+        more = "ids differ over all files, or are left out; those that end in #1, #2 ... are made for conversations"
+        raise cli.InputError(f"id {twice[0]!r} occurs twice, in {where}; {more}")
+
+
+def check_answerable(
+    splits: dict[str, list[Example]], prefix: dict[str, list[chat.Turn]], base: Path, tokenizer: Any, schema: Path
+) -> None:
+    """Refuse now what `predict` would refuse only after the training. Raises InputError."""
+    most, room = params.load("predict", generate.Params).max_new_tokens, work.context(base)
+    asked = {name: [vars(example) for example in splits[name]] for name in ("valid", "test", "behaviour")}
+    for name, rows in asked.items():
+        work.check_answers_fit(name, rows, tokenizer, most)
+    for system, turns in prefix.items():
+        for name, rows in asked.items():
+            if name == "test" or system == "tuned":
+                prompts = [chat.prompt_ids(tokenizer, chat.with_prefix(turns, row["prompt"])) for row in rows]
+                work.check_prompts_fit(f"{name}, {system}", rows, prompts, room - most)
+    if params.load("constrained", work.Constrained).enabled:
+        work.load_grammar(schema, tokenizer, asked["test"], quiet=False)
 
 
 def figures(kept: list[tuple[Example, int]]) -> dict[str, Any]:
@@ -155,8 +185,12 @@ def main(train: Path, test: Path, behaviour: Path, schema: Path, base: Path, out
     tokenizer = loading.load_tokenizer(base)
     shown = strict_json.read(schema)  # as it is written, for the prompts
     prefix = prefixes(settings, chat_settings.system, shown, [])["tuned"]
-    train_rows, valid_rows = split(records.read(train, Conversation), settings.valid_share)
-    test_rows = records.read(test, Conversation)
+    told = chat_settings.system
+    every, test_rows = (
+        [replace(row, turns=without(told, row.turns)) for row in records.read(file, Conversation)]
+        for file in (train, test)
+    )
+    train_rows, valid_rows = split(every, settings.valid_share)
     parts = {"train": subset(train_rows, settings.train_rows, rules), "valid": valid_rows, "test": test_rows}
     splits, counts, refused = {}, {}, []
     for name, rows in parts.items():
@@ -175,10 +209,13 @@ def main(train: Path, test: Path, behaviour: Path, schema: Path, base: Path, out
             if tokens > limit
         ]
     shots = few_shot(splits["train"], rules.kinds, settings.few_shot_examples)
-    for name, made in (splits | {"behaviour": [e for case in cases for e in case.examples]}).items():
+    written = splits | {"behaviour": [example for case in cases for example in case.examples]}
+    every_prefix = prefixes(settings, chat_settings.system, shown, shots)
+    check_answerable(written, every_prefix, base, tokenizer, schema)
+    for name, made in written.items():
         writing.write_jsonl(out / f"{name}.jsonl", [example.line() for example in made])
     writing.write_jsonl(out / "refused.jsonl", refused)
-    for system, turns in prefixes(settings, chat_settings.system, shown, shots).items():
+    for system, turns in every_prefix.items():
         writing.write_json(out / "prefix" / f"{system}.json", turns)
     writing.write_json(metrics, {**counts, "refused": len(refused), "few_shot_ids": [e.id for e in shots]})
     for row in refused[:20]:

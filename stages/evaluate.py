@@ -45,7 +45,8 @@ def gain(before: list[Score], after: list[Score]) -> stats.Comparison:
 
 def headline(figures: dict[str, Any], held_out: dict[str, Any]) -> dict[str, float]:
     """What a person compares in DVC's tables: the tuned system, its held-out rows, exact match of the others."""
-    tuned = {name: figures[TUNED][name] for name in RATES if name not in ("json_valid", "field_f1")}
+    shown = [name for name in RATES if name in figures[TUNED] and name not in ("json_valid", "field_f1")]
+    tuned = {name: figures[TUNED][name] for name in shown}
     others = {f"exact_match_{name}": part["exact_match"] for name, part in figures.items() if name != TUNED}
     return tuned | others | {"exact_match_held_out": held_out["exact_match"]}
 

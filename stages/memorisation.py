@@ -28,6 +28,7 @@ from stages.scores.limits import Limit
 
 WAYS = ("without_request", "with_request")
 LISTED = 20
+NOTHING = "nothing to compare: no answer that only training rows have is like one that only test rows have"
 
 
 @dataclass(frozen=True)
@@ -123,12 +124,12 @@ def main(train: Path, test: Path, merged: Path, metrics: Path, detail: Path) -> 
     rows = {name: records.read(path, Example, extra="ignore") for name, path in (("train", train), ("test", test))}
     both = set.intersection(*({example.answer for example in part} for part in rows.values()))
     drawn = {name: draw(part, both, len(part)) for name, part in rows.items()}
-    for name, sample in drawn.items():
-        if not sample:
-            raise cli.InputError(f"every {name} answer occurs in the other split too: nothing to compare")
+    left_out = {name: {"rows": len(r), "in_both": sum(e.answer in both for e in r)} for name, r in rows.items()}
     samples = dict(zip(drawn, alike(drawn["train"], drawn["test"], settings.sample), strict=True))
-    if not samples["train"]:
-        raise cli.InputError("no training answer has the shape of a test answer: nothing to compare")
+    if not samples["train"]:  # a task of few answers, such as classification; one of both splits is in neither sample
+        writing.write_json(metrics, {})
+        writing.write_json(detail, {"limits": [], "left_out": left_out, "computed_from": origin})
+        return click.echo(f"memorisation: {NOTHING}", err=True)
     key, device = loading.device(params.load("compute", loading.Params).device)
     tokenizer = loading.load_tokenizer(merged)
     model = loading.load_model(merged, device.generate_dtype, device.name)
@@ -138,13 +139,12 @@ def main(train: Path, test: Path, merged: Path, metrics: Path, detail: Path) -> 
         ways[way] = figures(**hits, sample=samples["train"])
     alone = ways["without_request"]
     judged = judge(alone, settings)
-    left_out = {name: {"rows": len(r), "in_both": sum(e.answer in both for e in r)} for name, r in rows.items()}
     writing.write_json(metrics, {f"extracted_{part}": alone[part]["extracted"] for part in (*rows, "difference")})
     writing.write_json(
         detail,
         {"limits": [judged.entry()], **ways, "left_out": left_out, "device": key, "computed_from": origin},
     )
-    click.echo(f"memorisation: {judged}", err=True)
+    return click.echo(f"memorisation: {judged}", err=True)
 
 
 if __name__ == "__main__":

@@ -33,27 +33,10 @@ class Asked:
     answer: str
 
 
-@dataclass(frozen=True)
-class Constrained:
-    """The section `constrained` of params.yaml."""
-
-    enabled: bool
-
-
-def check_answers_fit(source: Path, examples: list[dict[str, Any]], tokenizer: Any, most: int) -> None:
-    """An expected answer that could not be written in full would count as a failure of every system."""
-    for example in examples:
-        needed = len(chat.answer_ids(tokenizer, example["answer"]))
-        if needed > most:
-            raise cli.InputError(
-                f"{source}: {example['id']}: the expected answer has {needed} tokens, more than "
-                f"predict.max_new_tokens = {most}; raise it in params.yaml"
-            )
-
-
 def copied_fields(file: Path) -> tuple[str, ...]:
     """The fields that are made of the user's words. Raises InputError."""
-    fields = yaml12.parse(cli.read_text(file), str(file)).get("copied_fields") or []
+    text = cli.read_text(file)
+    fields = (yaml12.parse(text, str(file)).get("copied_fields") or []) if text.strip() else []
     if not isinstance(fields, list) or not all(isinstance(name, str) for name in fields):
         raise cli.InputError(f"{file}: copied_fields must be a list of names")
     return tuple(fields)
@@ -105,8 +88,10 @@ def main(
     settings = params.load("predict", generate.Params)
     if len(rows) != len(out):
         raise click.UsageError("give one --out for each --rows")
+    if grounded and not schema:
+        raise click.UsageError("--grounded needs --schema, whose grammar it narrows")
     fields = copied_fields(grounded) if grounded else ()
-    if (schema and not params.load("constrained", Constrained).enabled) or (grounded and not fields):
+    if (schema and not params.load("constrained", work.Constrained).enabled) or (grounded and not fields):
         for target in out:
             writing.write_jsonl(target, [])
         return click.echo("predict: switched off, or no field copies from the request: nothing is answered", err=True)
@@ -114,7 +99,7 @@ def main(
     tokenizer = loading.load_tokenizer(folder)
     examples = {source: [vars(row) for row in records.read(source, Asked, "ignore", least=0)] for source in rows}
     for source, given in examples.items():
-        check_answers_fit(source, given, tokenizer, settings.max_new_tokens)
+        work.check_answers_fit(str(source), given, tokenizer, settings.max_new_tokens)
     turns = chat.check_turns(str(prefix), strict_json.read(prefix)) if prefix else []
     inputs = {
         "model": hashes.of_folder(folder),
@@ -125,10 +110,11 @@ def main(
         "versions": {name: version(name) for name in LIBRARIES},
         "code": checkpoints.code(),
     }
-    parts = []
-    for given in examples.values():
+    parts, room = [], work.context(folder) - settings.max_new_tokens
+    for source, given in examples.items():
         asked = [row["prompt"] for row in given]
         prompts = [chat.prompt_ids(tokenizer, chat.with_prefix(turns, prompt)) for prompt in asked]
+        work.check_prompts_fit(str(source), given, prompts, room)
         batches = generate.batches(prompts, settings.batch_size)
         parts.append(work.Part(given, prompts, Kept(answered, {**inputs, "asked": asked, "prompts": prompts}, batches)))
     import torch

@@ -54,7 +54,7 @@ class Params:
     def __post_init__(self) -> None:
         from phonenumbers import SUPPORTED_REGIONS
 
-        if unknown := set(self.flag_only) - set(verdicts.CHECKS["train"][2:]):
+        if unknown := set(self.flag_only) - set(verdicts.FLAGGABLE):
             named = ", ".join(sorted(unknown))
             raise params.ParamsError(f"params.yaml: validate.flag_only: no check is called, or must refuse: {named}")
         if self.phone_region not in SUPPORTED_REGIONS:
@@ -102,7 +102,7 @@ def check(tables: Tables, values: list[complete.SchemaValue], task: labelling.La
         safe.check_secrets,
         partial(safe.check_personal, region=settings.phone_region),
         partial(safe.check_abuse, allowed=task.allowed_words),
-        safe.hide,
+        partial(safe.hide, region=settings.phone_region),
         partial(flag, checks=settings.flag_only),
         clean.check_duplicates,
         consistent.check_conflicts,
@@ -161,6 +161,10 @@ def report(tables: Tables, judged: list[Verdict]) -> list[str]:
     if len(lines) > SHOWN:
         lines[SHOWN:] = [f"... and {len(lines) - SHOWN} more, all of them in refused.jsonl"]
     shown = [verdict.line() for verdict in judged if verdict.verdict != "held" or verdict.scope == "usage"]
+    if out := sorted({name for checked in refused for name in checked.reasons} & set(verdicts.FLAGGABLE)):
+        shown.append(f"rows refused by {', '.join(out)} are left out; with validate.flag_only they would stay in")
+    if ignored := Counter(name for table in tables.values() for checked in table for name in checked.row.ignored):
+        shown.append(f"fields that are not read, and rows that have them: {dict(sorted(ignored.items()))}")
     size = next(verdict.examples[0] for verdict in judged if verdict.check == "train_rows")
     # 'not measured' is one line for all figures of usage
     return lines + [f"validate: {line}" for line in dict.fromkeys([*shown, *counts(tables), f"training rows: {size}"])]
@@ -195,6 +199,8 @@ def main(
     page.write(docs / "index.html", counts(tables), recorded)
     writing.write_json(detail, figures | {"checklist": verdicts.checklist(recorded)})
     writing.write_json(metrics, {f"{s}_{name}": figures[s][name] for s in tables for name in ("rows", "refused")})
+    if agreed.unchecked:
+        click.echo(f"validate: formats that answers are not held to: {', '.join(agreed.unchecked)}", err=True)
     for line in report(tables, judged):
         click.echo(line, err=True)
     if any(verdict.verdict in STOPPING[settings.stop_at] for verdict in judged):

@@ -11,6 +11,8 @@ from click.testing import CliRunner, Result
 ROOT = Path(__file__).parent.parent
 # A contract of the tests' own: data/ belongs to whoever uses the repository.
 SCHEMA = ROOT / "tests" / "schema.json"
+IDENTITY = json.loads((ROOT / "data" / "schema.json").read_text(encoding="utf-8")).get("$id")
+SHIPPED = pytest.mark.skipif(IDENTITY != "urn:lockstep:task-api", reason="data/ holds another task")
 TEMPLATE = (
     "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
     "{{ '<|im_start|>system\nYou are a helpful assistant<|im_end|>\n' }}{% endif %}"

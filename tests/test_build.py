@@ -133,7 +133,8 @@ def test_the_bytes_that_training_reads(here: Path, base: Path, sound: list[build
 
 
 def test_too_long_rows_are_refused_and_test_rows_never(here: Path, base: Path, sound: list[build.Conversation]) -> None:
-    long = "word " * 200
+    long = "word " * 60
+    configure(here, predict={"max_new_tokens": 300})
     result = run(base, [*sound, row("long", long)], [row("t1", "a test"), row("t2", long)])
     assert (result.exit_code, "build.max_refused" in result.output) == (1, True)
     assert "data/raw/rows.jsonl:long: " in result.output
@@ -161,9 +162,9 @@ def test_the_counts_are_those_of_the_files(here: Path, base: Path, tokenizer: An
     [
         ({}, 1, ""),
         ({}, 2, "2 of 11 training examples are too long"),
-        ({"valid": []}, 0, "no examples for valid"),
+        ({"valid": []}, 0, "no examples for valid; there are few rows: raise build.valid_share"),
         ({"shots": []}, 0, "no examples for few_shot"),
-        ({"test": [shot("list", 3)]}, 0, "id 'list3' occurs twice"),
+        ({"test": [shot("list", 3)]}, 0, "id 'list3' occurs twice, in train and test; ids differ"),
     ],
 )
 def test_a_result_that_is_not_what_it_says_is_refused(change: dict[str, Any], refused: int, problem: str) -> None:
@@ -172,6 +173,32 @@ def test_a_result_that_is_not_what_it_says_is_refused(change: dict[str, Any], re
     shots = parts.pop("shots")
     with pytest.raises(click.ClickException, match=problem) if problem else nullcontext():
         build.check_result(parts, shots, refused, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("own", "left"),
+    [("Be kind.", []), ("Be kind.\nBe brief.", ["Be brief."]), ("Be kind. Be brief.", ["Be kind. Be brief."])],
+)
+def test_what_every_prompt_begins_with_is_not_trained_on_twice(own: str, left: list[str]) -> None:
+    turns = [{"role": "system", "content": own}, *row("a", "x").turns]
+    rest = build.without("Be kind.", turns)
+    assert [turn["content"] for turn in rest if turn["role"] == "system"] == left
+    assert rest[-2:] == row("a", "x").turns
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"predict": {"max_new_tokens": 3}}, "raise it in params.yaml"),
+        ({"build": {"zero_shot_instructions": "{schema} " * 30}}, "test, zero_shot: t1: the prompt has "),
+    ],
+)
+def test_what_predict_would_refuse_is_refused_before_the_training(
+    here: Path, base: Path, sound: list[build.Conversation], change: dict[str, Any], problem: str
+) -> None:
+    configure(here, **change)
+    ran = run(base, sound, [row("t1", "a test")])
+    assert (ran.exit_code, problem in ran.output) == (1, True), ran.output
 
 
 def test_prefixes(here: Path, base: Path, sound: list[build.Conversation]) -> None:

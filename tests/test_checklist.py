@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, SCHEMA, write_rows
 
 from stages import validate
-from stages.checklist import clean, complete, safe, usage, verdicts
+from stages.checklist import clean, complete, correct, safe, usage, verdicts
 from stages.checklist.labelling import Labelling, Rule
 from stages.checklist.row import CheckedRow, Example, Tables
 from stages.core import params
@@ -300,6 +300,13 @@ def test_a_figure_out_of_bounds_fails_alone(data: Data, figure: str) -> None:
     assert data.failed("figures") == {figure}
 
 
+def test_figures_by_hand(data: Data) -> None:
+    FIGURE_DEFECTS["action_mix"](data)
+    found = verdicts.measure(data.checked(), 0.8)
+    assert found["action_mix"][0][0] == pytest.approx(9 / 29 - 1 / 21)
+    assert found["test_rows"] == [(21, "a rate of one half is known to ±21%")]
+
+
 def asking(request: str, kind: str = "") -> CheckedRow:
     example = Example(request, request, request, request, {"k": kind}, kind, kind)
     return CheckedRow(Row("f", 1, "", (), "", ""), examples=[example])
@@ -339,6 +346,44 @@ def test_every_expectation_has_a_defect() -> None:
         *(("usage", figure) for figure in USAGE_DEFECTS),
     }
     assert columns == proven
+
+
+def test_a_key_in_an_id_is_found(data: Data) -> None:
+    data.add("train", row("buy glue", create("Buy glue")) | {"id": "AKIAIOSFODNN7EXAMPLE"})
+    assert set(data.checked()["train"][-1].reasons) == {"secret"}
+
+
+def test_an_address_in_an_id_is_found_and_a_number_is_none(data: Data) -> None:
+    ids = ["lena@example.org", "2124567890"]
+    for name, asked in zip(ids, ("glue", "tape"), strict=True):
+        data.add("train", row(f"buy {asked}", create(f"Buy {asked}")) | {"id": name})
+    assert [set(checked.reasons) for checked in data.checked()["train"][-2:]] == [{"personal"}, set()]
+
+
+UNSEEN = {"\U0001f468\u200d\U0001f467 fish": False, "\x1b[31mglue": True, "\ue000 glue": True, "\u3164 glue": True}
+
+
+@pytest.mark.parametrize("asked", UNSEEN)
+def test_what_nobody_sees_is_refused_and_emoji_are_not(data: Data, asked: str) -> None:
+    data.add("train", row(f"feed {asked}", one("reject", reason="unclear")))
+    assert ("characters" in data.checked()["train"][-1].reasons) is UNSEEN[asked]
+
+
+@pytest.mark.parametrize(
+    ("word", "used"),
+    [("start", True), ("art", False), ("牛乳", True), ("iphone", True), ("phone", False), ("union", False)],
+)
+def test_a_word_is_used_whole_unless_its_script_has_no_spaces(word: str, used: bool) -> None:
+    assert correct.is_used(word, {"start", "買牛乳吧", "买2个iphone谢谢", "réunion"}) is used
+
+
+def test_an_instruction_in_every_row_makes_no_two_alike(data: Data) -> None:
+    long = "Turn the request of the user into one JSON object that follows the contract and says nothing else at all: "
+    for split in data.splits.values():
+        for item in split:
+            item["instruction"] = long + item["instruction"]
+    assert not [checked.reasons for table in data.checked().values() for checked in table if checked.reasons]
+    assert clean.templated(data.checked()["train"], 0.8)[0] < 0.1
 
 
 SECRETS = [

@@ -159,3 +159,25 @@ def test_two_alternatives_of_one_kind_or_one_of_any_kind_are_not_narrowed(tmp_pa
     rules = load(tmp_path, {"oneOf": [first, second]}, "a")
     assert [rules.error({"a": "z", name: 1}) for name in "uv"] == [None, None]
     assert load(tmp_path, {"anyOf": [first, {"required": ["note"]}]}, "a").error({"a": "z", "note": 1}) is None
+
+
+def test_rules_of_the_root_and_formats_hold_too(tmp_path: Path) -> None:
+    branches = [{"properties": {"a": {"const": name}}} for name in "yz"]
+    rules = load(tmp_path, {"allOf": [{"required": ["note"]}], "oneOf": branches}, "a")
+    assert rules.error({"a": "z"}) == "'note' is a required property"
+    dated = load(tmp_path, {"properties": {"x": {"format": "date"}, "y": {"format": "date-time"}}})
+    assert dated.error({"x": "2026-13-01"})
+    assert dated.unchecked == ("date-time",)
+
+
+def test_what_all_alternatives_share_tells_no_kinds_and_an_enum_may_be_a_reference(tmp_path: Path) -> None:
+    branches = [{"properties": {"version": {"const": "1"}, "a": {"const": name}}} for name in "yz"]
+    assert load(tmp_path, {"oneOf": branches}).discriminator == "a"
+    referring = {"required": ["a"], "properties": {"a": {"$ref": "#/$defs/A"}}, "$defs": {"A": {"enum": ["y", "z"]}}}
+    rules = load(tmp_path, referring)
+    assert (rules.discriminator, rules.kinds) == ("a", ("y", "z"))
+
+
+def test_a_number_beyond_all_floats_is_an_error_of_the_answer(tmp_path: Path) -> None:
+    rules = load(tmp_path, {"properties": {"x": {"multipleOf": 0.01}}})
+    assert rules.error({"x": 10**400}) == "a number is too large to be checked"

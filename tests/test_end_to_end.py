@@ -111,6 +111,7 @@ def test_all_figures_are_of_the_model_that_was_scored(clone: Path) -> None:
     assert {origin["adapter"] for origin in origins} == {made_from["adapter"]}
     assert {origin["base"] for origin in origins} == {made_from["base"]}
     rows = {name: hashes.of_file(clone / f"data/chat/{name}.jsonl") for name in ("train", "valid", "replay", "test")}
+    assert set().union(*origins, made_from) > rows.keys()
     for origin in (made_from, *origins):
         assert {name: origin[name] for name in rows if name in origin}.items() <= rows.items()
 

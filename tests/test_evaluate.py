@@ -1,6 +1,7 @@
 """Scores and rates worked out by hand."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from click.testing import Result
 from conftest import SCHEMA, configure, invoke, read_json, read_rows, write_rows
 
 from stages import evaluate
-from stages.core import text
+from stages.core import hashes, text
 from stages.data import contract
 from stages.data.examples import Example
 from stages.scores import scoring, stats
@@ -62,6 +63,7 @@ def test_verdicts(answer: str | dict[str, Any], verdict: str, matched: int) -> N
         ("The Budget-Review,  of a\u200bCAFE\u0301!", "budget review of café"),
         ("5€ 😀", "5€ 😀"),
         ("?!", "?!"),
+        ("-5.00", "-5.00"),
         (["An item", 1, None], ["item", 1, None]),
         ({"The key": {"b": "the B"}}, {"The key": {"b": "b"}}),
     ],
@@ -107,6 +109,7 @@ def test_without_a_discriminator_and_slices_there_are_no_such_figures(tmp_path: 
     found = scoring.figures(scores)
     assert (found["exact_match"], "action_accuracy" in found, list(found["slices"]["turn"])) == (1.0, False, ["first"])
     assert found["slices"]["kind"] == found["slices"]["slice"] == {}
+    assert "action_accuracy" not in evaluate.headline({evaluate.TUNED: found}, found)
 
 
 def test_intervals_know_of_conversations() -> None:
@@ -143,7 +146,9 @@ def run(**systems: dict[str, Any]) -> Result:
     held_out = [example(f"v{n}", answer=LIST) for n in range(3)]
     for name, answers in systems.items():
         predictions(f"predictions/{name}.jsonl", answers)
-    Path("made_from.json").write_text('{"adapter": "a", "base": "b", "versions": {"torch": "1"}}', "utf-8")
+    Path("made_from.json").write_text(
+        '{"adapter": "a", "base": "b", "versions": {"torch": "1", "numpy": "0"}}', "utf-8"
+    )
     write_rows(Path("test.jsonl"), [row.line() for row in rows])
     write_rows(Path("valid.jsonl"), [row.line() for row in held_out])
     predictions("held_out.jsonl", {"v0": LIST, "v1": EXPECTED, "v2": EXPECTED})
@@ -179,6 +184,9 @@ def test_held_out_figures_are_those_of_the_held_out_rows(here: Path) -> None:
     held_out = detail["held_out"]["tuned"]
     assert (held_out["n"], held_out["exact_match"], list(held_out["slices"]["kind"])) == (3, 1 / 3, ["list"])
     assert set(detail["computed_from"]) == {"test", "schema", "adapter", "base", "versions"}
+    assert detail["computed_from"]["test"] == hashes.of_file(here / "test.jsonl")
+    measured = {name: version(name) for name in ("jsonschema", "llguidance", "numpy", "scipy")}
+    assert detail["computed_from"]["versions"] == {"torch": "1"} | measured
 
 
 def test_the_contract_of_the_params_tells_the_kinds(here: Path) -> None:

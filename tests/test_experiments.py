@@ -434,6 +434,8 @@ def test_a_mark_that_is_missing_is_named(tmp_path: Path) -> None:
     for name in ("learning_curve", "ten_times", "canaries"):
         (tmp_path / f"{name}.json").write_bytes((ROOT / page.FOLDER / f"{name}.json").read_bytes())
     assert "Two of them disagree on 12.5%" in page.written(marks, tmp_path)
+    (tmp_path / "canaries.json").unlink()
+    assert "Not measured: `python -m experiments.canaries`." in page.written(marks, tmp_path)
     with pytest.raises(click.ClickException, match="/ten_times"):
         page.written(marks.replace("<!-- /ten_times -->", "<!-- /ten_timse -->"), tmp_path)
 

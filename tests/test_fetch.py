@@ -50,7 +50,7 @@ def test_a_folder_is_copied_without_what_is_not_wanted(here: Path, local: Path) 
 def test_pickle_weights_are_refused_by_name(here: Path, local: Path) -> None:
     (local / "model.safetensors").rename(local / "pytorch_model.bin")
     assert_refused("pytorch_model.bin")
-    assert not list((here / "models" / "base").iterdir())
+    assert not (here / "models" / "base").exists()
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
@@ -163,9 +163,19 @@ def test_the_folder_that_is_written_is_no_source(here: Path, base: Path, inside:
     assert hashes.of_folder(folder) == before
 
 
-def test_a_missing_folder_is_named(here: Path) -> None:
+def test_a_missing_folder_is_named_and_the_old_model_stays(here: Path, local: Path) -> None:
+    assert run().exit_code == 0
+    before = hashes.of_folder(here / "models" / "base")
     configure(here, fetch={"source": "path", "path": "nowhere"})
     assert_refused("nowhere")
+    assert hashes.of_folder(here / "models" / "base") == before
+
+
+def test_a_folder_with_something_else_is_left_alone(here: Path, local: Path) -> None:
+    (here / "models" / "base").mkdir(parents=True)
+    (here / "models" / "base" / "thesis.txt").write_text("mine", encoding="utf-8")
+    assert_refused("is something other than the folder of a model")
+    assert (here / "models" / "base" / "thesis.txt").read_text(encoding="utf-8") == "mine"
 
 
 def fake_pip(wheel: Path) -> Any:

@@ -301,6 +301,7 @@ RECORDED |= {"computed_from": {"test": "t"}, "times_right": {"a": 0, "b": 8, "c"
         {"seeds": None},
         {"date": "yesterday"},
         {"spread": [1]},
+        {"spread": {"exact_match": "x"}},
         {"spread": {"exact_match": "inf"}},
         {"computed_from": {"test": "other"}},
         {"computed_from": {}},

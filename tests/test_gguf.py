@@ -1,6 +1,7 @@
 """The GGUF file is the merged model, in the eyes of transformers and of llama.cpp; what can't be written is refused."""
 
 import re
+import shutil
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import ROOT
 
-from stages import gguf
+from stages import fetch, gguf
 from stages.core import cli, hashes
 from stages.model import chat, loading
 
@@ -63,6 +64,15 @@ def test_the_file_loads_back_with_the_same_logits(exact: Path, merged: Path) -> 
 
     ids = chat.prompt_ids(loading.load_tokenizer(merged), REQUEST)
     assert torch.allclose(logits(load(exact, "model.gguf"), ids), logits(load(merged), ids), atol=1e-5)
+
+
+def test_what_lies_beside_a_file_that_is_fetched_has_no_say(exact: Path, merged: Path, tmp_path: Path) -> None:
+    shutil.copyfile(exact / "model.gguf", tmp_path / "model.gguf")
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/else"}', encoding="utf-8")
+    fetch.convert(tmp_path / "model.gguf", tmp_path / "out")
+    ids = chat.prompt_ids(loading.load_tokenizer(merged), REQUEST)
+    back, kept = logits(load(tmp_path / "out"), ids), logits(load(merged), ids)
+    assert (back - kept).abs().max() < 0.1 * kept.std()  # bfloat16
 
 
 def test_eight_bits_keep_the_logits_near(small: Path, merged: Path) -> None:

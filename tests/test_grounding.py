@@ -97,6 +97,36 @@ def test_without_a_word_the_contract_alone_holds(rules: grammar.Grammar, tokeniz
     assert can_write(rules, tokenizer, [user("?!")], '{"action":"add","title":"Anything","new_title":null}')
 
 
+@pytest.mark.parametrize("asked", ["water the ferns " * 30, "请浇花"])
+def test_the_contract_alone_holds_what_is_too_long_or_has_no_spaces(
+    rules: grammar.Grammar, tokenizer: Any, asked: str
+) -> None:
+    assert can_write(rules, tokenizer, [user(asked)], '{"action":"add","title":"Anything","new_title":null}')
+
+
+@pytest.mark.parametrize(
+    ("rule", "written", "possible"),
+    [
+        ({"type": "array", "items": {"type": "string"}}, '["Ferns","Water"]', True),
+        ({"type": "array", "items": {"type": "string"}}, '["Roses"]', False),
+        ({"type": "integer"}, "3", True),
+        ({"type": ["string", "null"]}, "null", True),
+        ({"oneOf": [{"type": "string"}, {"type": "null"}]}, "null", True),
+        ({"type": ["string", "null"]}, '"Roses"', False),
+        ({"type": ["string", "integer"]}, '"Roses"', False),
+        ({"type": ["string", "integer"]}, "3", True),
+        ({"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "null"}]}, '["Roses"]', False),
+        ({"enum": ["Ferns", None]}, "null", True),
+        ({"enum": ["Ferns", None]}, '"Roses"', False),
+    ],
+)
+def test_texts_alone_are_held(rule: dict[str, Any], written: str, possible: bool, tokenizer: Any, here: Path) -> None:
+    schema = {"type": "object", "properties": {"title": rule}, "required": ["title"], "additionalProperties": False}
+    (here / "schema.json").write_text(strict_json.compact(schema), encoding="utf-8")
+    rules = grammar.load(here / "schema.json", tokenizer)
+    assert can_write(rules, tokenizer, [user("water the ferns")], f'{{"title":{written}}}') is possible
+
+
 def test_the_schema_itself_stays_as_it_is() -> None:
     before = strict_json.compact(SCHEMA)
     grounding.narrowed(SCHEMA, [user("water the ferns")], FIELDS)

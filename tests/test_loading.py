@@ -54,7 +54,7 @@ def test_dequantised_weights_are_what_the_adapter_was_trained_on(base: Path) -> 
 
 
 def test_no_loader_of_a_folder_trusts_its_code() -> None:
-    """stages/fetch.py loads a GGUF file, which can hold none."""
+    """stages/fetch.py loads a GGUF file, with the same options."""
     calls = [
         {word.arg: ast.unparse(word.value) for word in node.keywords}
         for file in (ROOT / "stages").rglob("*.py")
@@ -65,7 +65,7 @@ def test_no_loader_of_a_folder_trusts_its_code() -> None:
     assert len(calls) >= 4
     assert all({name: call.get(name) for name in OFFLINE} == {n: str(v) for n, v in OFFLINE.items()} for call in calls)
     assert [call["use_safetensors"] for call in calls if "use_safetensors" in call] == ["True"]
-    assert "trust_remote_code=True" not in (ROOT / "stages/fetch.py").read_text(encoding="utf-8")
+    assert '"gguf_file": gguf.name, "trust_remote_code": False}' in (ROOT / "stages/fetch.py").read_text("utf-8")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from stages.answers.loglikelihood import Example
 from stages.core import hashes
 from stages.memorisation import Params
 from stages.model import chat, loading
+from tools import table
 
 SECRETS = ("zebra 7714 quartz", "mauve tin opener", "Old Kent Road 38b")
 
@@ -128,6 +129,8 @@ def test_the_difference_is_training_minus_test_rows() -> None:
     assert way["extracted_ids"] == [str(number) for number in range(20)]
 
 
-def test_splits_with_the_same_answers_are_refused(here: Path, merged: Path) -> None:
-    ran = run(merged, TRAIN)
-    assert (ran.exit_code, "every train answer occurs in the other split too" in ran.output) == (1, True)
+def test_a_task_of_few_answers_has_nothing_to_compare(here: Path, merged: Path) -> None:
+    assert run(merged, TRAIN).exit_code == 0
+    metrics, detail = written(here)
+    assert (metrics, detail["limits"], detail["left_out"]["train"]) == ({}, [], {"rows": 3, "in_both": 3})
+    assert "Nothing to compare" in table.memorised(detail)[0]

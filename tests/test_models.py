@@ -97,7 +97,7 @@ SPECIAL = {
 }
 SMALL: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2,
-    "num_key_value_heads": 1, "max_position_embeddings": 1024, "initializer_range": 0.2,
+    "num_key_value_heads": 1, "max_position_embeddings": 8192, "initializer_range": 0.2,
 }  # fmt: skip
 OWN: dict[str, dict[str, Any]] = {
     "qwen3": {"head_dim": 16},

@@ -102,6 +102,20 @@ def test_an_expected_answer_that_does_not_fit_is_refused(folder: Path, base: Pat
     assert (result.exit_code, told in result.output) == (short, short > 0)
 
 
+def test_a_prompt_beyond_the_context_is_refused(folder: Path, base: Path) -> None:
+    long = [{"role": "user", "content": "milk " * read_json(base / "config.json")["max_position_embeddings"]}]
+    write_rows(folder / "rows.jsonl", [row | {"prompt": long} for row in rows(1)])
+    result = run(base)
+    assert (result.exit_code, "rows.jsonl: t0: the prompt has " in result.output) == (1, True)
+
+
+def test_grounded_answers_need_a_schema_and_blank_rules_ground_none(folder: Path, base: Path) -> None:
+    (folder / "rules.yaml").write_text("\n", encoding="utf-8")
+    assert run(base, "--grounded", "rules.yaml").exit_code == 2
+    assert run(base, "--grounded", "rules.yaml", "--schema", str(SCHEMA)).exit_code == 0
+    assert (folder / "out.jsonl").read_bytes() == b""
+
+
 def test_copied_fields_hold_words_of_their_own_row(folder: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "rules.yaml").write_text("copied_fields: [title]", encoding="utf-8")
     prompts = [[{"role": "user", "content": text}] for text in ("buy milk", "call Dana")]

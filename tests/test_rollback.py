@@ -241,7 +241,7 @@ def test_code_stays_and_what_todays_pipeline_does_not_make_is_left_out(repositor
     Path("dvc.yaml").write_text(toy.PIPELINE.replace("models/adapter", "models/lora"), encoding="utf-8")
     output = restored("first")
     assert Path("stages/toy.py").read_text(encoding="utf-8").endswith("# mine\n")
-    assert "today's dvc.yaml does not make it: models/adapter" in output
+    assert "no stage of that name makes it today: models/adapter" in output
     assert re.search(r"\n  train \(.*stages/toy.py", output)
 
 
@@ -363,7 +363,9 @@ def test_whatever_a_commit_claims_nothing_changes_but_a_version(repository: Path
     changes |= {"data/raw/link.jsonl": victim, "models/mine": b"{}"}
     changes["dvc.lock"] = lock_with(claims, toy.md5s(repository, "first")[output])
     before = everything(repository, victim)
-    assert "today's dvc.yaml does not make it: ., .., ../victim" in restored(toy.forge(repository, changes, "v-first"))
+    assert "no stage of that name makes it today: ., .., ../victim" in restored(
+        toy.forge(repository, changes, "v-first")
+    )
     after = everything(repository, victim)
     own = (*rollback.DATA, *rollback.RESULTS, *toy.OUTS)
     changed = {path for path in before.keys() | after.keys() if before.get(path, 0) != after.get(path, 0)}
@@ -414,6 +416,7 @@ def test_data_only_takes_the_data_and_repro_runs_on_it(repository: Path) -> None
         ("metrics/evaluate.json", b"{}", "out of step: metrics/evaluate.json"),
         ("dvc.lock", None, "has no dvc.lock"),
         ("dvc.lock", b"<<<<<<< HEAD\n", "dvc.lock of"),
+        ("dvc.yaml", b"stages: {train: {foreach: [x], do: {cmd: x}}}\n", "dvc.yaml can't be followed"),
     ],
 )
 def test_a_commit_whose_record_is_of_something_else_is_refused_but_its_data_can_be_had(
@@ -444,7 +447,7 @@ def test_where_head_has_no_sound_record_git_and_dvc_undo_it(repository: Path) ->
 
 def test_what_a_stage_of_another_name_made_is_left_out(repository: Path) -> None:
     Path("dvc.yaml").write_text(toy.PIPELINE.replace("  train:", "  fit:"), encoding="utf-8")
-    assert "does not make it: models/adapter" in restored("first")
+    assert "no stage of that name makes it today: models/adapter" in restored("first")
 
 
 def test_data_may_be_on_a_disk_of_its_own(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:

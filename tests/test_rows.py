@@ -10,6 +10,8 @@ from stages.data import rows
 ANSWER = '{"action":"list","filter":"all"}'
 ASKED = {"role": "user", "content": "show me everything"}
 TOLD = {"role": "assistant", "content": ANSWER}
+SYSTEM = {"role": "system", "content": "x"}
+TEXT = {"type": "text"}
 
 
 def read(tmp_path: Path, content: bytes | str) -> list[rows.Row]:
@@ -34,10 +36,11 @@ def read_one(tmp_path: Path, value: object) -> rows.Row:
         {"messages": [{"from": "human", "value": ASKED["content"]}, {"from": "gpt", "value": ANSWER}]},
         {"conversations": [{"from": "user", "value": ASKED["content"]}, {"from": "assistant", "value": ANSWER}]},
         {"conversations": [ASKED, {"role": "assistant", "content": json.loads(ANSWER)}]},
-        {"messages": [{"role": "user", "content": [{"type": "text", "text": ASKED["content"]}]}, TOLD]},
+        {"messages": [{"role": "user", "content": [TEXT | {"text": "show me "}, TEXT | {"text": "everything"}]}, TOLD]},
         {"prompt": "show me everything", "completion": ANSWER},
         {"prompt": [ASKED], "completion": [TOLD]},
         {"messages": [ASKED, TOLD], "tools": "[]"},
+        {"instruction": "show me everything", "output": ANSWER, "label": 0},
     ],
 )
 def test_every_format_gives_the_same_turns(tmp_path: Path, value: object) -> None:
@@ -78,7 +81,10 @@ def test_ids_input_and_unknown_fields(tmp_path: Path) -> None:
         ({"messages": "hi"}, "must be a list of turns"),
         ({"messages": [TOLD, ASKED]}, "must alternate"),
         ({"messages": [ASKED, TOLD, ASKED]}, "must alternate"),
-        ({"messages": [{"role": "system", "content": "x"}]}, "must alternate"),
+        ({"prompt": "a", "completion": ANSWER, "label": 0}, "'label' is false or 0"),
+        ({"messages": [SYSTEM]}, "must alternate"),
+        ({"messages": [ASKED, SYSTEM, TOLD]}, "must alternate"),
+        ({"system": "a", "messages": [SYSTEM, ASKED, TOLD]}, "must alternate"),
         ({"messages": [ASKED, {"role": "tool", "content": "x"}, TOLD]}, "role 'tool'"),
         ({"messages": [{"role": ["user"], "content": "x"}, TOLD]}, "role"),
         ({"instruction": "a", "output": ANSWER, "history": [["b", ANSWER]]}, "'history' is not supported"),

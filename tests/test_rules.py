@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SCHEMA
+from conftest import ROOT, SCHEMA, SHIPPED
 
 from stages import validate
 from stages.checklist import labelling
@@ -12,7 +12,8 @@ from stages.checklist.complete import SchemaValue, coverage, schema_values
 from stages.checklist.labelling import Rule
 from stages.checklist.row import CheckedRow, Example
 from stages.core import params
-from stages.data import contract
+from stages.core.cli import InputError
+from stages.data import contract, writing
 from stages.data.rows import Row
 
 DAY = Rule(["due"], "requested", "(?P=day)", "names the day", r"(next_)?(?P<day>mon|tue)\w*day")
@@ -50,10 +51,28 @@ def test_a_value_of_an_earlier_answer_keeps_its_order() -> None:
     assert not ORDER.is_broken("Call Dana", asked("and make that urgent"), {"Call Dana"})
 
 
+@SHIPPED
 def test_the_shipped_rules_are_read() -> None:
     task = labelling.load(ROOT / "data" / "rules.yaml")
     assert task.copied_fields
     assert task.rules
+
+
+@pytest.mark.parametrize("text", ["labeling: {}", "copied_field: [title]"])
+def test_an_unknown_section_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "rules.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=f"unknown section: {text.partition(':')[0]}"):
+        labelling.load(tmp_path / "rules.yaml")
+
+
+def test_what_stands_beside_the_kinds_is_listed_once_and_counts_in_all(tmp_path: Path) -> None:
+    listed = {"kind": {"enum": ["a", "b"]}, "size": {"enum": ["s", "m", "l"]}}
+    writing.write_json(tmp_path / "schema.json", {"properties": listed, "required": ["kind", "size"]})
+    values = schema_values(contract.load(tmp_path / "schema.json"))
+    assert list(map(str, values)) == ['kind = "a"', 'kind = "b"', 'size = "s"', 'size = "m"', 'size = "l"']
+    made = [Example("", "", "", "", {"kind": kind, "size": "s"}, "", kind) for kind in "aab"]
+    table = [CheckedRow(Row("rows.jsonl", 1, "", (), "", ""), examples=[example]) for example in made]
+    assert [count for count, _ in coverage(table, values)] == [2, 1, 3, 0, 0]
 
 
 @pytest.mark.parametrize("text", [None, "", " \n", "labelling: {}", "labelling: {rules: []}"])

@@ -2,25 +2,25 @@
 
 import json
 import random
+from collections import Counter
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-import pytest
+from conftest import SHIPPED
 
 from examples.task_api import due_date
 from stages import validate
 from stages.answers import grammar
 from stages.checklist import safe
 from stages.checklist.row import CheckedRow, key
-from stages.core import strict_json
-from stages.data import contract, rows
+from stages.core import strict_json, text
+from stages.data import behaviours, contract, rows
 from stages.model import chat, loading
 
 DATA = Path(__file__).parent.parent / "data"
-SCHEMA = json.loads((DATA / "schema.json").read_text(encoding="utf-8"))
-pytestmark = pytest.mark.skipif(SCHEMA.get("$id") != "urn:lockstep:task-api", reason="data/ holds another task")
+pytestmark = SHIPPED
 
 
 def answers() -> list[tuple[rows.Row, dict[str, Any]]]:
@@ -79,3 +79,16 @@ def planted(table: list[CheckedRow], answer: dict[str, Any], seed: int) -> bool:
     refused = [checked for checked in rows if checked.reasons]
     assert not refused or refused == [checked for checked in rows if checked in chosen]
     return bool(refused)
+
+
+def test_the_page_says_how_many_behaviour_tests_are_training_rows() -> None:
+    trained = {text.normalise(row.turns[0]["content"]) for row, _ in answers() if "/raw/" in row.file}
+    counts = Counter(
+        case.kind
+        for case in behaviours.read(DATA / "behaviour", contract.load(DATA / "schema.json"))
+        if any(len(e.prompt) == 1 and text.normalise(e.prompt[0]["content"]) in trained for e in case.examples)
+    )
+    page = " ".join((DATA / "behaviour" / "README.md").read_text(encoding="utf-8").split())
+    assert f"{counts['minimum']} of the `minimum` tests" in page
+    assert f"one side of {counts['invariance']} invariance tests" in page
+    assert not counts["directional"]

@@ -9,7 +9,7 @@ import click
 import pandas as pd
 import pytest
 from click.testing import Result
-from conftest import ROOT, SCHEMA, configure, invoke, write_rows
+from conftest import ROOT, SCHEMA, SHIPPED, configure, invoke, write_rows
 
 from stages import validate
 from stages.checklist import correct, suites
@@ -96,6 +96,8 @@ def test_one_defect_fails_one_check_and_is_named(here: Path, check: str, row: di
     assert reason in found["checks"][check]
     assert "raw/rows.jsonl:3" in result.output
     assert f"`mostly` of `{check}` in {ROOT / 'expectations' / 'train.json'}" in result.output
+    kept = f"rows refused by {check} are left out; with validate.flag_only" in result.output
+    assert kept is (check not in ("well_formed", "contract"))
     figures = strict_json.read(here / "detail.json")
     assert figures["train"]["rows"] == figures["train"]["kept"] + figures["train"]["refused"] == 6
     assert strict_json.read(here / "metrics.json")["train_refused"] == 1
@@ -247,15 +249,23 @@ def test_what_stops_the_pipeline_is_a_setting(here: Path, stop_at: str, train: l
     configure(here, validate={"stop_at": stop_at})
     result = run(here, train, TEST)
     assert (result.exit_code, "`min_value` of `train` in " in result.output) == (status, True)
+    assert "complete: train: coverage 0, limit " in result.output
 
 
-def test_settings_reach_the_figures(here: Path) -> None:
+def test_fields_that_are_not_read_are_told(here: Path) -> None:
+    result = run(here, [TRAIN[0] | {"context": "x", "a": 1}, TRAIN[1] | {"context": "y"}], TEST)
+    assert "fields that are not read, and rows that have them: {'a': 1, 'context': 2}\n" in result.output
+
+
+def test_settings_reach_the_figures(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.checklist.clean.SAMPLE", 1)  # of many requests, a share is compared with all
     configure(here, validate={"templated": 0.1, "usage": "elsewhere"})
     result = run(here, TRAIN, TEST)
     assert strict_json.read(here / "detail.json")["checklist"]["clean"]["templated"]["both"]["value"] == 1.0
     assert "(no requests in elsewhere)" in result.output
 
 
+@SHIPPED
 def test_without_rules_a_title_may_look_as_it_likes(here: Path) -> None:
     rows = [*TRAIN, RENT | {"output": answer(title="pay the rent")}]
     assert run(here, rows, TEST, rules=here / "none.yaml").exit_code == 0
@@ -289,6 +299,7 @@ def test_without_usage_it_is_not_measured(here: Path) -> None:
     [
         {"instruction": "call the bank"},
         {"prompt": "call the bank"},
+        {"instruction": "call the bank", "output": ""},
         {"messages": [{"role": "user", "content": "call the bank"}]},
         {"conversations": [{"from": "human", "value": "call the bank"}]},
     ],
@@ -314,6 +325,7 @@ def test_usage_is_judged_and_recorded_nowhere(here: Path, asked: dict[str, Any])
     [
         ("log.txt", b"caf\xe9\n", "log.txt: not UTF-8 at byte 3"),
         ("log.jsonl", b'{"text": "a"}\n', "log.jsonl:1: no 'instruction'"),
+        ("log.jsonl", b'{"prompt": "caf\xe9"}\n', "log.jsonl:1: not UTF-8 at byte 15"),
         ("log.jsonl", b"{'a'}\n", "log.jsonl:1: not JSON"),
     ],
 )
@@ -326,7 +338,10 @@ def test_usage_that_cannot_be_read_is_named(here: Path, name: str, content: byte
 
 @pytest.mark.parametrize("key", ["AKIAIOSFODNN7EXAMPLE", "212-456-7890", "lena@example.org"])
 def test_a_secret_is_never_repeated(here: Path, key: str) -> None:
-    for wrong in (answer(priority=key), answer(title=f"the {key}")):
-        result = run(here, [*TRAIN, {"instruction": f"rotate {key}", "output": wrong}], TEST)
+    wrong = [
+        {"instruction": f"rotate {key}", "output": text} for text in (answer(priority=key), answer(title=f"the {key}"))
+    ]
+    for row in [*wrong, {"id": [key], "instruction": "rotate it", "output": answer()}]:
+        result = run(here, [*TRAIN, row], TEST)
         assert (result.exit_code, key not in result.output) == (1, True)
         assert all(key not in (here / name).read_text(encoding="utf-8") for name in ("detail.json", "docs/index.html"))

@@ -278,7 +278,7 @@ def test_checks_install_what_tests_would_skip_without(small: Path, tmp_path: Pat
 @pytest.mark.parametrize(("before", "base"), [("HEAD~1", "HEAD~1"), ("0" * 40, "HEAD")])
 @pytest.mark.parametrize("status", [0, 1, 2])
 def test_a_push_is_judged_by_what_was_there(small: Path, tmp_path: Path, before: str, base: str, status: int) -> None:
-    runner = Runner(tmp_path / "runner")
+    runner = Runner(tmp_path / "runner", {"github.token": "token"})
     runner.program("python", f'#!/bin/bash\n{NO_PIP}\necho "$@"\nexit {status}\n')
     clone = checked_out(small, runner.folder, TRUNK)
     nothing = before.startswith("0")
@@ -290,7 +290,7 @@ def test_a_push_is_judged_by_what_was_there(small: Path, tmp_path: Path, before:
 
 
 def test_a_push_over_a_commit_that_is_nowhere_any_more_is_not_compared_with_itself(small: Path, tmp_path: Path) -> None:
-    runner = Runner(tmp_path / "runner", expressions={"github.event.before": "f" * 40})
+    runner = Runner(tmp_path / "runner", {"github.event.before": "f" * 40, "github.token": "token"})
     runner.program("python", f"#!/bin/bash\n{NO_PIP}\necho compared\n")
     runner.run("checks.yml", "gate", checked_out(small, runner.folder, TRUNK))
     assert runner.status["Report"] == 128
@@ -371,7 +371,7 @@ def test_a_pull_request_can_not_judge_itself(tmp_path: Path) -> None:
     runner, clone = verdict(bare, tmp_path / "runner", f'{pip}\nexec {own}/bin/python "$@"')
     found = runner.outputs()
     assert (found["status"], found["report"].startswith("## ❌ The gate fails:")) == ("1", True), runner.output
-    assert "**What the gate judges by changed**, and holds once this is merged: `gate.yaml`" in found["report"]
+    assert "**What the gate goes by was changed**; it takes effect once this is merged: `gate.yaml`" in found["report"]
     assert not (clone / "pwned").exists()
 
 

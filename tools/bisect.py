@@ -58,7 +58,7 @@ def steps(good: str, bad: str) -> list[Step]:
     for (data, _), group in groupby(states, key=lambda state: state[1:]):
         same = [commit for commit, _, _ in group]
         if not data:
-            raise InputError(f"{short(same[0])} has no {RAW}")
+            raise InputError(f"{short(same[0])} has no {RAW}, or a pointer there that can't be read")
         recorded = next(filter(record.is_recorded, same), None)
         # Rows are often committed before the run: such a commit says nothing where the next one has the metrics.
         while recorded and found and found[-1].data == data and not found[-1].measured:

@@ -54,8 +54,9 @@ def kind_and_value(example: Example, rules: contract.Contract) -> str:
     """`reject, unclear`: for kinds whose answers hold one more field, with a value that the contract lists; else ''."""
     value, schema = strict_json.parse(example.answer), rules.validator.schema
     rest = [name for name in value if name != rules.discriminator]
-    kinds = [part for part in contract.branches(schema, schema) if example.kind in constants(part, rules.discriminator)]
-    listed = len(rest) == 1 and any(value[rest[0]] in constants(part, rest[0]) for part in kinds)
+    parts = contract.branches(schema, schema)
+    kinds = [part for part in parts if example.kind in constants(schema, part, rules.discriminator)]
+    listed = len(rest) == 1 and any(value[rest[0]] in constants(schema, part, rest[0]) for part in kinds)
     return f"{example.kind}, {value[rest[0]]}" if listed else ""
 
 

@@ -15,7 +15,7 @@ import click
 from stages.core import cli
 from stages.core.cli import InputError
 from stages.data import writing
-from versions import history
+from versions import history, record
 
 LOCK, LOCKS, BUSY = Path(history.LOCK), Path(".dvc/tmp/rwlock"), Path(".dvc/tmp/lock")
 
@@ -26,7 +26,7 @@ def mend() -> Iterator[str]:
 
     for path in filter(broken, (LOCKS, LOCK)):
         BUSY.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(LockError), Lock(str(BUSY)):  # a live DVC writes under it
+        with suppress(LockError), Lock(str(BUSY)):  # which a live DVC holds
             if not broken(path):
                 continue
             half, before = LOCKS.with_name(f"{path.name}.half"), recorded() if path == LOCK else None
@@ -59,7 +59,7 @@ def broken(path: Path) -> bool:
     try:
         if path == LOCKS:
             json.loads(text)
-        elif path.is_file() and not any(mark in text for mark in ("<<<<<<<", "=======", ">>>>>>>")):
+        elif path.is_file() and not any(marker.search(text.encode()) for marker in record.MARKERS):
             COMPILED_LOCKFILE_SCHEMA(yaml.safe_load(text))
     except (ValueError, yaml.YAMLError, Invalid):
         return True

@@ -39,7 +39,8 @@ def cell(figures: dict[str, Any], name: str, digits: int = 3) -> str:
 
 
 def grid(header: list[str], rows: list[list[Any]]) -> list[str]:
-    return ["| " + " | ".join(map(str, row)) + " |" for row in [header, ["---"] * len(header), *rows]]
+    lines = [header, ["---"] * len(header), *rows]
+    return ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
 def rates(name: str, parts: dict[str, dict[str, Any]]) -> list[str]:
@@ -54,7 +55,7 @@ def results(found: dict[str, Any]) -> list[str]:
     parts: dict[str, dict[str, Any]] = {}
     for system, figures in sorted(evaluated["systems"].items(), key=lambda entry: -entry[1]["exact_match"]):
         parts[system] = figures
-        if system == "tuned":
+        if system == "tuned" and len(figures["slices"]["slice"]) > 1:
             parts |= {f"tuned, {name}": part for name, part in figures["slices"]["slice"].items()}
     kinds = found.get("behaviour", {"kinds": {}})["kinds"]
     tests = [[kind, part["n"], cell(part, "passed")] for kind, part in kinds.items() if part["n"]]
@@ -79,7 +80,7 @@ def results(found: dict[str, Any]) -> list[str]:
 
 def requests(found: dict[str, Any] | None, adapter: str) -> list[str]:
     """The tuned model on requests from elsewhere, which aren't in Git; none of another adapter or held to a grammar."""
-    if not found or found["constrained"] or found["computed_from"]["adapter"] != adapter:
+    if not found or found.get("constrained") or found["computed_from"]["adapter"] != adapter:
         return [f"Not measured for this model: `{MEASURE}`."]
     parts = {"all": found, **found["slices"]["kind"], **found["slices"]["value"]}
     return rates("answers", {name: part for name, part in parts.items() if part["n"] >= FEWEST})
@@ -100,6 +101,8 @@ def general(retention: dict[str, Any]) -> list[str]:
 
 def memorised(memorisation: dict[str, Any]) -> list[str]:
     """Answers continued word for word, of rows that were trained on and of rows that were not."""
+    if "without_request" not in memorisation:
+        return ["Nothing to compare: no answer that only training rows have is like one that only test rows have."]
     rows = []
     for name in ("without_request", "with_request"):
         way = memorisation[name]

@@ -26,7 +26,7 @@ def data_hashes(commits: list[str]) -> list[str | None]:
 
 
 def _hash(tree: str) -> str | None:
-    """None where its files say what no data version may: one commit must not take the others away."""
+    """None where a pointer can't be read: one such commit must not hide the other versions."""
     try:
         return history.content_hash(tree)
     except InputError:

@@ -196,8 +196,7 @@ def _outdated(tree: str, stage: Declared, ran: Stage | None, made: dict[str, str
     if not ran:
         return
     for path in stage.deps:
-        md5 = ran.deps.get(path)
-        if not md5 or _now(tree, path, made) not in (None, "" if md5 == EMPTY else md5):
+        if path not in ran.deps or _now(tree, path, made) not in (None, ran.deps[path]):
             yield path
     for file, keys in stage.params.items():
         values = history.parse_yaml(history.read(tree, file) or b"{}", file)
@@ -218,7 +217,7 @@ def _dropped(tree: str, stage: Declared, ran: Stage | None, made: dict[str, str]
 
 
 def _now(tree: str, path: str, made: dict[str, str]) -> str | None:
-    """The md5 that a dependency has, '' for none. None where only the cache knows: it is part of an output's folder.
+    """The md5 that a dependency has, EMPTY for none. None where only the cache knows: it is part of an output's folder.
 
     What another stage wrote is followed through its record, so that a run that stopped half-way shows.
     """
@@ -227,7 +226,7 @@ def _now(tree: str, path: str, made: dict[str, str]) -> str | None:
     inside = {out.removeprefix(f"{path}/"): md5 for out, md5 in made.items() if history.within(out, [path])}
     if history.within(path, made) or any(md5.endswith(".dir") for md5 in inside.values()):
         return None
-    return history.content_hash(tree, path, inside) or ""
+    return history.content_hash(tree, path, inside) or EMPTY
 
 
 def _disagreements(tree: str) -> Iterator[Problem]:

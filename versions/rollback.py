@@ -63,10 +63,11 @@ def goal_of(commit: str, data_only: bool) -> Goal:
     """What `commit` recorded. Raises InputError where its record is of something else, or its files reach elsewhere."""
     if not data_only and (reason := out_of_step(commit)):
         raise InputError(f"{LOCK} of {reason}. --data-only takes the data, `dvc repro` then makes the rest")
-    declared = record.pipeline(
-        history.read(commit, record.PIPELINE) or b"{}", history.read(commit, record.PARAMS) or b"{}"
-    )
-    stages = {} if data_only else {name: ran for name, ran in history.lock(commit).items() if name in declared}
+    stages = {}
+    if not data_only:
+        contents = (history.read(commit, path) or b"{}" for path in (record.PIPELINE, record.PARAMS))
+        declared = record.pipeline(*contents)
+        stages = {name: ran for name, ran in history.lock(commit).items() if name in declared}
     cached, plain = todays_outs()
     roots = (*DATA, *(() if data_only else (*RESULTS, *plain)))
     files = {path: oid for path, oid in history.files(commit, *roots).items() if not within(path, record.APART)}
@@ -156,7 +157,8 @@ def refuse_lost(goal: Goal, pointed: set[str]) -> None:
     now = dict(zip(here, history.blob_ids(here), strict=True))
     now |= {path: head.split()[1] for path, head in history.sparse().items() if within(path, goal.roots)}
     index, versions = history.files(git("write-tree").decode().strip(), *goal.roots), known(goal)
-    if other := sorted({*history.listed("ls-files", "-z", "--", *goal.roots)} - index.keys()):
+    staged = {path for path in history.listed("ls-files", "-z", "--", *goal.roots) if not within(path, record.APART)}
+    if other := sorted(staged - index.keys()):
         raise InputError(f"{printable(other[0])} is a link, a submodule or not yet added: a rollback would drop it")
     paths = [path for path in sorted({*now, *index, *versions[0]}) if not within(path, apart)]
     lost = [path for path in paths if not {now.get(path), index.get(path)} <= {held.get(path) for held in versions}]
@@ -195,7 +197,8 @@ def plan(repo: Any, goal: Goal, rev: str, allow_missing: bool) -> tuple[Goal, se
     away = set(wrong) | (pointed - goal.outs.keys())
     plain = [out for out in away if Path(out).is_file() and not Path(out).is_symlink()]
     ids = dict(zip(plain, history.blob_ids(plain), strict=True))
-    in_git = {out for out, oid in ids.items() if oid in {held.get(out) for held in known(goal)}}
+    versions = known(goal)
+    in_git = {out for out, oid in ids.items() if oid in {held.get(out) for held in versions}}
     dvc_cache.refuse_unsaved(away - in_git, store)
     return replace(goal, outs={out: md5 for out, md5 in goal.outs.items() if out not in missing}), away
 
@@ -250,6 +253,7 @@ def put(path: Path, content: bytes, part: Path) -> None:
         if error.errno != errno.EXDEV:
             raise
         copyfile(part, path)  # a disk of its own: not in one step
+        part.unlink()
 
 
 def verify(goal: Goal) -> None:
@@ -309,7 +313,7 @@ def report(goal: Goal, data_only: bool, again: list[str]) -> Iterator[str]:
         f"every hash as recorded. Staged; to undo: {undo}"
     )
     if goal.forgotten:
-        yield f"Left out, as today's dvc.yaml does not make it: {', '.join(map(printable, goal.forgotten))}"
+        yield f"Left out, as no stage of that name makes it today: {', '.join(map(printable, goal.forgotten))}"
     if data_only:
         yield "`dvc repro` now trains today's code on this data"
     elif again:

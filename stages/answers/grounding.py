@@ -8,14 +8,19 @@ grammar then has no way to write a word that nobody said.
 import copy
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from stages.answers import grammar
 from stages.core import strict_json
-from stages.data.contract import followed
+from stages.data.contract import branches, followed
 from stages.model.chat import Turn
 
 WORD = re.compile(r"([\W_]*)(.*?)([\W_]*)", re.DOTALL)  # what stands before a word, the word, what stands after it
+UNSPACED = re.compile(
+    r"[\u0e01-\u0e3a\u0e40-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]"
+)  # Thai to Chinese
+MOST = 60  # words; a pattern grows with their square, and so does the time to compile it
 CLOCK = re.compile(r"\d|^(noon|midnight|o.?clock)$", re.IGNORECASE)
 CLOCK_WORDS = 4  # of the longest clock time: "at half past six"
 
@@ -23,7 +28,7 @@ CLOCK_WORDS = 4  # of the longest clock time: "at half past six"
 class Masks:
     """The masks of conversations, as generate.Masks: each has the contract narrowed to its own words.
 
-    Where the user said no word, or the engine can't compile so many, the contract alone holds.
+    Where the user said no word, or too many for the engine, or writes without spaces, the contract alone holds.
     """
 
     def __init__(self, rules: grammar.Grammar, conversations: list[list[Turn]], fields: tuple[str, ...]) -> None:
@@ -34,8 +39,11 @@ class Masks:
 
     def _matcher(self, number: int) -> Any:
         turns = self.conversations[number]
-        said = any(words(turn["content"]) for turn in turns if turn["role"] == "user")
-        narrow = self.rules.compiled(narrowed(self.rules.schema, turns, self.fields)) if said else None
+        said = [turn["content"] for turn in turns if turn["role"] == "user"]
+        narrow = None
+        if 0 < sum(len(words(text)) for text in said) <= MOST and not any(map(UNSPACED.search, said)):
+            with suppress(RecursionError):  # a list of lists of itself
+                narrow = self.rules.compiled(narrowed(self.rules.schema, turns, self.fields))
         return narrow or self.rules.start.deep_copy()
 
 
@@ -108,6 +116,23 @@ def narrowed(schema: dict[str, Any], turns: list[Turn], fields: tuple[str, ...])
 
 
 def _held(root: dict[str, Any], rule: Any, held: dict[str, Any]) -> dict[str, Any]:
-    choices = followed(root, rule).get("anyOf", [])
-    nullable = any(followed(root, choice).get("type") == "null" for choice in choices)
-    return {"anyOf": [held, {"type": "null"}]} if nullable else held
+    """The rule with its texts held to the user's words. Numbers and `null` stay, for no words make them."""
+    told = followed(root, rule)
+    listed = [told["const"]] if "const" in told else told.get("enum", [])
+    if choices := branches(root, told):
+        options = [_held(root, choice, held) for choice in choices]
+    elif listed:
+        others = [value for value in listed if not isinstance(value, str)]
+        options = [held] * (len(others) < len(listed)) + [{"enum": others}] * bool(others)
+    else:
+        kinds = told.get("type", "string")
+        texts = {"string": held} | _items(root, told, held)
+        options = [texts.get(kind, told | {"type": kind}) for kind in ([kinds] if isinstance(kinds, str) else kinds)]
+    return options[0] if len(options) == 1 else {"anyOf": options}
+
+
+def _items(root: dict[str, Any], told: dict[str, Any], held: dict[str, Any]) -> dict[str, Any]:
+    """The rule of a list, by its type; none where the list has no items, or is no list."""
+    if "array" not in told.get("type", "") or not isinstance(told.get("items", {}), dict):
+        return {}
+    return {"array": told | {"type": "array", "items": _held(root, told.get("items", {}), held)}}

@@ -1,5 +1,6 @@
 """Answer the rows of several files: by batches that processes share, from where a killed run left off."""
 
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import click
 
 from stages.answers import generate, grammar, grounding, processes
 from stages.answers.kept import Kept
+from stages.core import cli
 from stages.model import chat, loading
 
 
@@ -34,17 +36,51 @@ class Job:
     parts: list[Part]
 
 
+@dataclass(frozen=True)
+class Constrained:
+    """The section `constrained` of params.yaml."""
+
+    enabled: bool
+
+
+def check_answers_fit(source: str, examples: list[dict[str, Any]], tokenizer: Any, most: int) -> None:
+    """An expected answer that could not be written in full would count as a failure of every system."""
+    for example in examples:
+        needed = len(chat.answer_ids(tokenizer, example["answer"]))
+        if needed > most:
+            raise cli.InputError(
+                f"{source}: {example['id']}: the expected answer has {needed} tokens, more than "
+                f"predict.max_new_tokens = {most}; raise it in params.yaml"
+            )
+
+
+def check_prompts_fit(source: str, rows: list[dict[str, Any]], prompts: list[list[int]], room: int) -> None:
+    """Beyond its context a model's answer means nothing, and a baseline would look worse than it is."""
+    for row, prompt in zip(rows, prompts, strict=True):
+        if len(prompt) > room:
+            told = f"{source}: {row['id']}: the prompt has {len(prompt)} tokens, and the model has room for {room}"
+            raise cli.InputError(f"{told} before the answer; shorten the row, or what `build` tells this system")
+
+
+def context(folder: Path) -> int:
+    """The most tokens that the model reads."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return int(getattr(config.get_text_config(), "max_position_embeddings", sys.maxsize))  # some models have no limit
+
+
 def load_grammar(schema: Path, tokenizer: Any, rows: list[dict[str, Any]], quiet: bool) -> grammar.Grammar:
     """The grammar of the contract; says on stderr where it and the task differ."""
     rules = grammar.load(schema, tokenizer)
     if quiet:
         return rules
     for part in rules.left_out:
-        click.echo(f"predict: {schema}: the answers are not held to all of it: {part}", err=True)
+        click.echo(f"{schema}: the answers are not held to all of it: {part}", err=True)
     barred = [row["id"] for row in rows if not rules.spells(chat.answer_ids(tokenizer, row["answer"]))]
     if barred:
         click.echo(
-            f"predict: {len(barred)} of {len(rows)} expected answers can't be written under the grammar, {barred[0]} "
+            f"{len(barred)} of {len(rows)} expected answers can't be written under the grammar, {barred[0]} "
             f"the first; do their keys stand in the order of {schema}?",
             err=True,
         )

@@ -5,7 +5,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from itertools import chain
 
-from stages.checklist.row import CheckedRow, Table, sound, texts
+from stages.checklist.row import CheckedRow, Table, own_words, sound, texts
 
 # White space, joiners and direction marks (emoji and several scripts need them), and the tag characters of flags; any
 # other control, format or private character has no place in a sentence. Unassigned ones may be newer than this Python.
@@ -62,8 +62,9 @@ def check_near_duplicates(table: Table, similarity: float) -> None:
     Nearly the same request with another answer stays: that is what a model learns the difference from.
     """
     groups: dict[str, list[tuple[str, CheckedRow]]] = defaultdict(list)  # by answers: requests, and their rows
-    for checked in sound(table):
-        groups["\n".join(example.key for example in checked.examples)].append((checked.requests(), checked))
+    rows = sound(table)
+    for request, checked in zip(own_words([checked.requests() for checked in rows]), rows, strict=True):
+        groups["\n".join(example.key for example in checked.examples)].append((request, checked))
     for group in groups.values():
         known = Known([request for request, _ in group], similarity)
         for request, checked in group:
@@ -133,7 +134,7 @@ def templated(table: Table, similarity: float) -> tuple[float, str]:
     """The share of requests that have another one within `similarity`, and such a pair; of SAMPLE or more, if many."""
     from rapidfuzz import fuzz, process
 
-    requests = [checked.requests() for checked in sound(table)]
+    requests = own_words([checked.requests() for checked in sound(table)])
     sample = range(0, len(requests), max(len(requests) // SAMPLE, 1))
     pairs = []
     for place in sample:

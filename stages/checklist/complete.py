@@ -14,7 +14,7 @@ Path = tuple[str, ...]  # the names of the fields that lead to a value
 
 @dataclass(frozen=True)
 class SchemaValue:
-    """A value that the schema lists for field `path` in answers of one kind ('' where there are no kinds)."""
+    """A value that the schema lists for field `path` in answers of one kind, '' for any."""
 
     kind: str
     path: Path
@@ -24,7 +24,7 @@ class SchemaValue:
         return f"{self.kind and self.kind + ': '}{'.'.join(self.path)} = {strict_json.compact(self.value)}"
 
     def is_in(self, example: Example) -> bool:
-        if example.kind != self.kind:
+        if self.kind and example.kind != self.kind:
             return False
         value: Any = example.answer
         for name in self.path:
@@ -42,11 +42,17 @@ def schema_values(rules: contract.Contract) -> list[SchemaValue]:
     around = {word: inner for word, inner in schema.items() if word not in ("oneOf", "anyOf")}
     values: dict[str, SchemaValue] = {}
     for branch in contract.branches(root, schema) or [{}]:
-        for kind in contract.constants(branch, name) or contract.constants(schema, name) or [""]:
-            for path, value in [*_values(root, branch), *_values(root, around)]:
+        for kind in contract.constants(root, branch, name) or contract.constants(root, schema, name) or [""]:
+            for path, value in _values(root, branch):
                 if path != (name,) or value == kind:
                     listed = SchemaValue(kind, path, value)
                     values.setdefault(str(listed), listed)
+    told = {listed.path for listed in values.values()}
+    for path, value in _values(root, around):
+        if path == (name,) and path in told:  # the alternatives say which kinds there are
+            continue
+        listed = SchemaValue("", path, value)
+        values.setdefault(str(listed), listed)
     return list(values.values())
 
 
@@ -80,5 +86,6 @@ def coverage(table: Table, values: list[SchemaValue]) -> list[tuple[float, str]]
         of_kind.setdefault(value.kind, []).append(number)
     rows = Counter[int]()
     for row in sound(table):
-        rows.update({n for example in row.examples for n in of_kind.get(example.kind, ()) if values[n].is_in(example)})
+        listed = [(n, e) for e in row.examples for kind in {e.kind, ""} for n in of_kind.get(kind, ())]
+        rows.update({n for n, example in listed if values[n].is_in(example)})
     return [(rows[number], str(value)) for number, value in enumerate(values)]

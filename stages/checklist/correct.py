@@ -12,8 +12,9 @@ from stages.core.cli import InputError
 from stages.data import contract, examples
 from stages.data.rows import Row
 
-# Punctuation that makes another request: -5 and 5, 3*4 and 3/4, C# and C.
-SIGNS = re.compile(r"(?<!\w)-(?=\d)|(?<=\d)[*/.:-](?=\d)|(?<=[A-Za-z])#")
+LATIN = r"[a-z0-9\u00c0-\u024f\u1e00-\u1eff]"  # a letter or digit, in lower case
+# Punctuation that makes another request: -5 and 5, 3*4 and 3/4, C# and C, 5% and 5.
+SIGNS = re.compile(r"(?<!\w)-(?=\d)|(?<=\d)[*/.:-](?=\d)|(?<=[A-Za-z])#|(?<=\d)%")
 
 
 def check_row(row: Row, rules: contract.Contract) -> CheckedRow:
@@ -51,7 +52,7 @@ def check_grounded(tables: list[Table], values: list[SchemaValue], copied: float
         for example in checked.examples:
             used = set(text.normalise(example.user).split())
             for path, value in texts(example.answer):
-                if (example.kind, path, value) not in codes:
+                if not codes & {(example.kind, path, value), ("", path, value)}:
                     counts[path] += 1
                     new = next((word for word in text.normalise(value).split() if not is_used(word, used)), None)
                     invented += [(checked, path, new)] if new else []
@@ -63,4 +64,11 @@ def check_grounded(tables: list[Table], values: list[SchemaValue], copied: float
 
 def is_used(word: str, used: set[str]) -> bool:
     """Whether `word` is one of the user's words; scripts without spaces have no words, so a piece of one is enough."""
-    return word in used or (not word.isascii() and any(word in whole for whole in used))
+    if word in used:
+        return True
+    foreign = [whole for whole in used if not whole.isascii()]
+    if not word.isascii():
+        return any(word in whole for whole in foreign)
+    return any(
+        re.search(rf"(?<!{LATIN}){re.escape(word)}(?!{LATIN})", whole) for whole in foreign
+    )  # among Chinese ones

@@ -66,6 +66,8 @@ def load(file: Path) -> Labelling:
     if not file.is_file() or not file.read_bytes().strip():
         return Labelling()
     sections = yaml12.parse(cli.read_text(file), str(file))
+    if unknown := sections.keys() - {"copied_fields", "labelling"}:
+        raise cli.InputError(f"{file}: unknown section: {', '.join(sorted(map(str, unknown)))}")
     if "labelling" not in sections:
         return Labelling()
     return params.load("labelling", Labelling, file)
@@ -88,5 +90,5 @@ def check_labels(table: Table, rules: list[Rule]) -> None:
             for path, value in values:
                 for rule in by_field.get(path[-1], ()):
                     if rule.is_broken(value, example, earlier):
-                        checked.reasons["labels"] = f"{'.'.join(path)}: {value[:60]!r}: {rule.why}"
+                        checked.reasons["labels"] = f"{'.'.join(path)}: {value[:60]!r}: {rule.why} (data/rules.yaml)"
             earlier |= {value for _, value in values}

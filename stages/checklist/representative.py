@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from stages.checklist.clean import near
-from stages.checklist.row import Example, Table, Tables, sound, sound_examples
+from stages.checklist.row import Example, Table, Tables, own_words, sound, sound_examples
 from stages.core import text
 
 
@@ -14,7 +14,7 @@ def check_leaks(train: Table, test: Table) -> None:
     for checked in train:
         leaks = [requests[example.dialogue] for example in checked.examples if example.dialogue in requests]
         if leaks:
-            checked.reasons["leak"] = f"same request as the test row {leaks[0]}"
+            checked.reasons["leak"] = f"same request as the test row {leaks[0]} (system turns don't count)"
 
 
 def check_near_leaks(train: Table, test: Table, similarity: float) -> None:
@@ -23,13 +23,14 @@ def check_near_leaks(train: Table, test: Table, similarity: float) -> None:
     Where the answer is another one, the small difference is what the test row asks about.
     """
     known: dict[str, dict[str, str]] = defaultdict(dict)
-    for checked in sound(test):
-        for example in checked.examples:
-            known[example.key].setdefault(text.normalise(example.user), checked.where)
-    for checked in sound(train):
-        for example in checked.examples:
-            if nearest := near(text.normalise(example.user), known.get(example.key, {}), similarity):
-                checked.reasons["near_leak"] = f"{nearest}, a test row with the same answer"
+    asked = [(checked, example) for table in (test, train) for checked in sound(table) for example in checked.examples]
+    requests = own_words([text.normalise(example.user) for _, example in asked])
+    tested = len(sound_examples(test))
+    for (checked, example), request in zip(asked[:tested], requests[:tested], strict=True):
+        known[example.key].setdefault(request, checked.where)
+    for (checked, example), request in zip(asked[tested:], requests[tested:], strict=True):
+        if nearest := near(request, known.get(example.key, {}), similarity):
+            checked.reasons["near_leak"] = f"{nearest}, a test row with the same answer"
 
 
 def comparison(tables: Tables) -> dict[str, tuple[float, str]]:

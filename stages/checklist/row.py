@@ -1,10 +1,13 @@
 """A row on its way through the checklist: its answers, each with what came before it, and why the row is refused."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from stages.core import strict_json, text
 from stages.data.rows import Row
+
+MANY = 10  # of fewer rows a common beginning may be chance
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,16 @@ class CheckedRow:
     def requests(self) -> str:
         """All of the user's turns, normalised: what two rows are compared by."""
         return text.normalise(self.examples[-1].user) if self.examples else ""
+
+
+def own_words(requests: Sequence[str]) -> list[str]:
+    """Normalised requests without the words that all begin with: an instruction in every row makes no two alike."""
+    split = [request.split() for request in requests]
+    if len(split) < MANY:
+        return list(requests)
+    first, last = min(split), max(split)  # what these two begin with, all do
+    shared = next((n for n, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
+    return [" ".join(words[shared:] or words) for words in split]
 
 
 Table = list[CheckedRow]

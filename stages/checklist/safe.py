@@ -80,10 +80,11 @@ def detectors() -> tuple[list[Any], list[Any]]:
 def check_personal(table: Table, region: str) -> None:
     """Refuse rows that hold an e-mail address, a phone number, or a bank, card or social security number.
 
-    Phone numbers without a country code are read as of `region` (libphonenumber); names are not searched for.
+    Phone numbers without a country code are read as of `region` (libphonenumber); names are not searched for. Of an id,
+    which may be any number, only an e-mail address counts.
     """
     for checked in table:
-        if kind := personal(checked.text(), region):
+        if kind := personal(checked.text(), region) or (EMAIL.search(checked.row.id) and "an e-mail address"):
             checked.reasons["personal"] = f"looks like {kind}"
 
 
@@ -112,10 +113,10 @@ def begins_with(number: str, is_valid: Callable[[str], bool], sizes: Iterable[in
     return any(is_valid(packed[:size]) for size in sizes if size <= len(packed))
 
 
-def hide(table: Table) -> None:
+def hide(table: Table, region: str) -> None:
     """Keep what must not be shown out of the other reasons of its row, which quote the row."""
     for checked in table:
-        unread = checked.row.reason and (secret(checked.row.raw) or EMAIL.search(checked.row.raw))
+        unread = checked.row.reason and (secret(checked.row.raw) or personal(checked.row.raw, region))
         if unread or checked.reasons.keys() & {"secret", "personal"}:
             for name in checked.reasons.keys() - {"secret", "personal"}:
                 checked.reasons[name] = "not shown: the row seems to hold a secret or personal data"

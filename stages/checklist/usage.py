@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stages.checklist.row import Tables, sound_examples
 from stages.checklist.verdicts import NOT_MEASURED, Verdict, judge_numbers
-from stages.core import strict_json, text
+from stages.core import text
 from stages.core.cli import InputError
 from stages.data import rows
 
@@ -56,12 +56,12 @@ def _requests(file: Path) -> Iterator[str]:
 def _unlabelled(row: rows.Row) -> tuple[rows.Turn, ...]:
     """The turns of a row without its answer."""
     try:
-        value = {"output": "{}", "completion": "{}"} | strict_json.parse(row.raw)
+        value = rows.parse(row) | {"output": "{}", "completion": "{}"}
         for shape in ("conversations", "messages"):
             if shape in value:  # a log ends with what the user said
                 value[shape] = [*value[shape], {"role": "assistant", "content": "{}"}]
         return rows.turns_of(value)[0]
-    except (TypeError, InputError):
+    except (TypeError, InputError):  # TypeError: the turns are no list
         raise InputError(f"{row.file}:{row.line}: {row.reason}") from None
 
 

@@ -12,6 +12,7 @@ BOTH = (
     *("characters", "chat_tokens", "secret", "personal", "abuse"),
 )
 CHECKS = {"train": (*BOTH, "trigger", "leak", "near_leak"), "test": BOTH}
+FLAGGABLE = CHECKS["train"][2:]  # a row that fails these can still be trained on
 NOT_MEASURED = "not measured"
 EXAMPLES = 20  # shown of each check; refused.jsonl and flagged.jsonl have all
 

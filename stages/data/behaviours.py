@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.core import strict_json
 from stages.core.cli import InputError
 from stages.data import contract, rows
 from stages.data.examples import Example, of_row
 
 ENDS = ("", "~variant")  # of the ids of a request and its variant
 KINDS = ("minimum", "invariance", "directional")
+SHOWN = 20  # problems
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,11 @@ def read(folder: Path, rules: contract.Contract) -> list[Case]:
     counts = Counter(example.id for test in tests for example in test.examples)
     problems += [f"{folder}: id {name!r} occurs {count} times" for name, count in counts.items() if count > 1]
     if problems:
-        raise InputError(*problems)
+        more = [f"... and {len(problems) - SHOWN} more"] * (len(problems) > SHOWN)
+        foreign = [f"{folder}: are these tests of another task? Delete its *.jsonl files then, all of them"] * (
+            not tests
+        )
+        raise InputError(*problems[:SHOWN], *more, *foreign)
     return tests
 
 
@@ -59,9 +63,9 @@ def _minimum(row: rows.Row, capability: str, rules: contract.Contract) -> Iterat
 
 def _paired(row: rows.Row, capability: str, kind: str) -> Case:
     """A request and its variant. `rows.read` refuses such a row for its missing answer, so its text is read anew."""
-    value = strict_json.parse(row.raw)
-    if not isinstance(value, dict):
-        raise InputError(f"an object is expected, not {type(value).__name__}")
+    value = rows.parse(row)
+    if unread := sorted(value.keys() - {"id", "instruction", "variant", "changes"}):
+        raise InputError(f"field {unread[0]!r} is not read")
     asked = [value.get(name) for name in ("instruction", "variant")]
     changes = value.get("changes", {})
     if not all(isinstance(text, str) and text.strip() for text in asked):

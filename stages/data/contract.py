@@ -34,6 +34,7 @@ class Contract:
     discriminator: str
     kinds: tuple[str, ...]
     by_kind: dict[str, Any]  # a validator without the alternatives that the discriminator rules out; '' holds none
+    unchecked: tuple[str, ...]  # formats that it names and that no answer is held to
 
     def error(self, value: Any) -> str | None:
         """Return why `value` breaks the contract, or None. Raises ContractError when the schema refers to nowhere."""
@@ -43,6 +44,8 @@ class Contract:
         try:
             validator = self.by_kind.get(self.kind(value), self.validator)
             error = best_match(validator.iter_errors(value))
+        except OverflowError:
+            return "a number is too large to be checked"
         except RecursionError:
             raise ContractError("the schema refers to itself without end") from None
         except Unresolvable as unresolved:
@@ -101,7 +104,9 @@ def load(path: Path, discriminator: str | None = None) -> Contract:
         return strict(rules, registry=Registry(), format_checker=cls.FORMAT_CHECKER)
 
     by_kind = {kind: validator(rules) for kind, rules in _narrowed(schema, name).items()}
-    return Contract(validator(schema), name, _kinds(schema, name), by_kind)
+    formats = set(re.findall(r'"format":"([^"]*)"', strict_json.compact(schema)))
+    unchecked = tuple(sorted(formats - set(cls.FORMAT_CHECKER.checkers)))
+    return Contract(validator(schema), name, _kinds(schema, name), by_kind, unchecked)
 
 
 def _pattern(_: Any, pattern: str, value: Any, __: Any) -> Iterator[Any]:
@@ -129,11 +134,9 @@ def branches(root: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any
     return [followed(root, branch) for branch in schema.get("oneOf") or schema.get("anyOf") or []]
 
 
-def constants(part: dict[str, Any], name: str) -> list[str]:
-    """The strings that property `name` is limited to by `const` or `enum` in this part of a schema."""
-    rule = part.get("properties", {}).get(name, {})
-    if not isinstance(rule, dict):
-        return []
+def constants(root: dict[str, Any], part: dict[str, Any], name: str) -> list[str]:
+    """The strings that property `name` is limited to by `const` or `enum` in this part of the schema `root`."""
+    rule = followed(root, part.get("properties", {}).get(name, {}))
     return (
         [value for value in [rule["const"]] if isinstance(value, str)]
         if "const" in rule
@@ -142,14 +145,17 @@ def constants(part: dict[str, Any], name: str) -> list[str]:
 
 
 def _discriminator(root: dict[str, Any]) -> str:
-    """The property that is constant in every alternative; else the first required one with an enum; else ''."""
+    """The property with another constant in the alternatives; else the first required one with an enum; else ''."""
     schema = followed(root, root)
     found = branches(root, schema)
     for name in found[0].get("properties", {}) if found else []:
-        if all(len(constants(branch, name)) == 1 for branch in found):
+        values = [constants(root, branch, name) for branch in found]
+        if all(len(value) == 1 for value in values) and (values.count(values[0]) < len(values) or len(values) == 1):
             return str(name)
     required = schema.get("required", [])
-    return next((str(name) for name in required if constants(schema, name)), "") if isinstance(required, list) else ""
+    if not isinstance(required, list):
+        return ""
+    return next((str(name) for name in required if len(constants(root, schema, name)) > 1), "")
 
 
 def _narrowed(root: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
@@ -159,7 +165,7 @@ def _narrowed(root: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
     in this alternative.
     """
     word = next((word for word in ("oneOf", "anyOf") if root.get(word)), "")
-    kinds = [constants(branch, name) for branch in branches(root, root)] if word else []
+    kinds = [constants(root, branch, name) for branch in branches(root, root)] if word else []
     told_apart = all(kinds) and len({kind for found in kinds for kind in found}) == sum(map(len, kinds))
     # A reference to the whole schema, or into the alternatives, would mean something else in the narrowed one.
     if not kinds or not told_apart or REFERS_TO_WHOLE.search(strict_json.compact(root)):
@@ -176,4 +182,4 @@ def _kinds(root: dict[str, Any], name: str) -> tuple[str, ...]:
     """The discriminator's values in the order of the schema."""
     schema = followed(root, root)
     parts = [schema, *branches(root, schema)]
-    return tuple(dict.fromkeys(kind for part in parts for kind in constants(part, name)))
+    return tuple(dict.fromkeys(kind for part in parts for kind in constants(root, part, name)))

@@ -17,6 +17,7 @@ from stages.core.cli import InputError
 Turn = dict[str, str]
 ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 SHAPES = ("conversations", "messages", "prompt", "instruction")
+NOT_UTF8 = "not UTF-8"
 # Fields that carry content in some formats: a row that has them says more than this project reads.
 UNSUPPORTED = ("tools", "tool_calls", "function_call", "rejected", "chosen", "history", "images", "audios", "videos")
 
@@ -72,11 +73,18 @@ def _row(file: str, number: int, line: bytes) -> Row:
         return Row(file, number, "", (), str(error), raw)
 
 
+def parse(row: Row) -> dict[str, Any]:
+    """The object of a refused row, for callers that need no turns. Raises InputError where it is none."""
+    if row.reason.startswith((NOT_UTF8, "the file is UTF-16")):  # `raw` has other characters in place of those bytes
+        raise InputError(row.reason)
+    return _object(row.raw.encode())
+
+
 def _object(line: bytes) -> dict[str, Any]:
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 at byte {error.start}") from None
+        raise InputError(f"{NOT_UTF8} at byte {error.start}") from None
     if text.lstrip().startswith("["):
         raise InputError("a JSON array, not JSON Lines: write one object a line (`jq -c '.[]' FILE` does it)")
     if text.strip() == "{":
@@ -101,8 +109,8 @@ def turns_of(value: dict[str, Any]) -> tuple[tuple[Turn, ...], set[str]]:
     extra = [name for name in UNSUPPORTED if value.get(name) not in (None, "", "[]", [], {})]
     if extra:
         raise InputError(f"field {extra[0]!r} is not supported")
-    if value.get("label") is False:
-        raise InputError("'label' is false: an answer that is marked as bad is not for training")
+    if value.get("label") is False or (value.get("label") == 0 and "prompt" in value):  # elsewhere 0 may be a class
+        raise InputError("'label' is false or 0: an answer that is marked as bad is not for training")
     shapes = [shape for shape in SHAPES if shape in value]
     if not shapes:
         meant = [f" (write {n.strip().lower()!r} for {n!r})" for n in value if n.strip().lower() in SHAPES]

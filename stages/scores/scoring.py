@@ -52,8 +52,8 @@ def counts(verdict: str, metric: str) -> bool:
 
 
 def loose(value: Any) -> Any:
-    """Strings reduced to their words without articles: 'The budget review!' equals 'budget review'."""
-    if isinstance(value, str):
+    """Strings reduced to their words without articles: 'The budget review!' equals 'budget review', '-5' not '5'."""
+    if isinstance(value, str) and any(map(str.isalpha, value)):
         return " ".join(word for word in text.normalise(value).split() if word not in ARTICLES)
     if isinstance(value, list):
         return [loose(item) for item in value]
