@@ -209,6 +209,7 @@ def test_what_a_live_dvc_is_writing_is_left(repository: Path) -> None:
 def test_a_copy_without_history_needs_no_mending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     toy.run(tmp_path, "git", "init", "--quiet")
+    Path(".dvc").mkdir()
     assert CliRunner().invoke(mend.main, []).exit_code == 0
 
 

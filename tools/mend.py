@@ -68,6 +68,8 @@ def broken(path: Path) -> bool:
 
 @click.command(cls=cli.Command, help=__doc__)
 def main() -> None:
+    if not BUSY.parent.parent.is_dir():
+        raise InputError("no .dvc here: run it in the top folder of the repository")
     for line in mend():
         click.echo(line, err=True)
 

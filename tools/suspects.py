@@ -115,7 +115,7 @@ def wrong(which: str, schema: Path) -> list[dict[str, str]]:
 
 def cells(row: Row) -> list[str]:
     losses = ", ".join(f"{loss:.3f}" for loss in row.losses)
-    return [losses, *(history.printable(text).replace("|", "\\|") for text in (row.id, row.request, row.answer))]
+    return [losses, *map(history.printable, (row.id, row.request, row.answer))]
 
 
 def lines(asked: dict[str, str], near: Sequence[Near]) -> list[str]:
