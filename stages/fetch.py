@@ -85,10 +85,8 @@ def convert(gguf: Path, out: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     click.echo("converting GGUF to safetensors: tokenizer, then weights (about 20 s)", err=True)
-    own: dict[str, Any] = {
-        "gguf_file": gguf.name,
-        "trust_remote_code": False,
-    }  # more would stand in tokenizer_config.json
+    # The tokenizer's options are written into tokenizer_config.json: another one would be another base model.
+    own: dict[str, Any] = {"gguf_file": gguf.name, "trust_remote_code": False}
     with tempfile.TemporaryDirectory() as alone:
         Path(alone, gguf.name).symlink_to(gguf.resolve())
         tokenizer = AutoTokenizer.from_pretrained(alone, **own)

@@ -13,6 +13,7 @@ import click
 
 from stages.core import cli, strict_json
 from stages.data import writing
+from stages.memorisation import NOTHING
 
 GAINS = {"gain_over_few_shot": "tuned over few_shot", "constrained_over_tuned": "constrained over tuned"}
 COLUMNS = {
@@ -102,7 +103,7 @@ def general(retention: dict[str, Any]) -> list[str]:
 def memorised(memorisation: dict[str, Any]) -> list[str]:
     """Answers continued word for word, of rows that were trained on and of rows that were not."""
     if "without_request" not in memorisation:
-        return ["Nothing to compare: no answer that only training rows have is like one that only test rows have."]
+        return [f"{NOTHING.capitalize()}."]
     rows = []
     for name in ("without_request", "with_request"):
         way = memorisation[name]

@@ -98,9 +98,8 @@ def todays_outs() -> tuple[dict[str, str], list[str]]:
     today = record.pipeline(*contents)
     outs = {out: cached for stage in today.values() for out, cached in stage.outs.items()}
     maker = {out: name for name, stage in today.items() for out in stage.outs}
-    own = (*DATA, "data/general")
-    apart = [out for out in outs if within(out, OUTPUTS) and not within(out, own)]
-    apart = [out for out in apart if not any(within(root, [out]) for root in own)]
+    apart = [out for out in outs if within(out, OUTPUTS) and not within(out, DATA)]
+    apart = [out for out in apart if not any(within(root, [out]) for root in DATA)]
     return {out: maker[out] for out in apart if outs[out]}, [out for out in apart if not outs[out]]
 
 
