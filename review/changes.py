@@ -27,10 +27,12 @@ NOTED = {
     "Code of the pipeline changed": ["dvc.yaml", "expectations", "stages"],
     "Tests beside the test rows changed; only those that stayed are compared": TESTS,
 }
+HELD = "Files that DVC holds were changed; their rows are not in Git, and not listed"
 TEXTS = {
     "Params": "params.yaml",
     "The gate": "gate.yaml",
     "Contract, which scores each side's answers": "data/schema.json",
+    "Labelling rules": "data/rules.yaml",
     "Pinned libraries": "constraints.txt",
     "Replayed prompts": "data/general/prompts.jsonl",
     "Data checklist": "metrics/validate.json",
@@ -79,6 +81,7 @@ def notes(base: str, head: str) -> list[Note]:
     named = {words: [name for name in changed if history.within(name, roots)] for words, roots in NOTED.items()}
     judging = next(iter(NOTED))
     named[judging] = sorted({*named[judging], *filter(SHADOW.fullmatch, changed)})
+    named[HELD] = [name for name in changed if name.endswith(".dvc")]
     return [(Safe(words), names) for words, names in named.items() if names]
 
 

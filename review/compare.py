@@ -229,11 +229,11 @@ class Metric:
 
 
 def measured(pairs: Sequence[Pair], rule: Rule, level: float, known: Noise | None = None, part: str = "") -> Metric:
-    """`known` counts for all test rows of the tuned system: no other is trained."""
+    """`known` counts for the tuned system, whole or in part: no other was measured."""
     old, new = ([side.hit(rule) for side in sides] for sides in zip(*pairs, strict=True))
     groups = [after.group for _, after in pairs]
     result = stats.compare(old, new, groups, level)
-    if not known or rule.system != "tuned" or part or rule.metric not in known.spread:
+    if not known or rule.system != "tuned" or rule.metric not in known.spread:
         return Metric(rule.system, rule.metric, part, result, None)
     changes = [after - before for before, after in zip(old, new, strict=True)]
     wide = retrained(result, changes, groups, (known.on(len(pairs), rule.metric), known.seeds), level)
@@ -262,10 +262,12 @@ def retrained(
     by_row = sum(value**2 for value in sums.values()) / result.n**2
     by_seed = spread**2 * sum(1 / side for side in runs)
     error, factor = sqrt(max(by_row, by_seed)), float(t.ppf((1 + level) / 2, seeds - 1))
+    if not error:  # neither a row nor a training moved: the bound of the rows stands
+        return result
     low, high = result.difference - factor * error, result.difference + factor * error
     evidence = "better" if low > 0 else "worse" if high < 0 else "no evidence"
     least = min(1.0, (factor + float(norm.ppf(stats.POWER))) * error)
-    p_value = 2 * float(t.sf(abs(result.difference) / error, seeds - 1)) if error else result.p_value
+    p_value = 2 * float(t.sf(abs(result.difference) / error, seeds - 1))
     return replace(result, low=low, high=high, p_value=p_value, evidence=evidence, detectable=least)
 
 

@@ -10,6 +10,9 @@ from typing import Any
 
 LONGEST = 400  # characters of one text in the report
 BLANK = set("\u115f\u1160\u3164\uffa0\u2800\u034f\u17b4\u17b5")  # letters and symbols without ink
+# Variation selectors, which change how a character looks, if at all.
+SELECTORS = (range(0x180B, 0x1810), range(0xFE00, 0xFE10), range(0xE0100, 0xE01F0))
+BLANK |= {chr(code) for codes in SELECTORS for code in codes}
 STACKED = 2  # marks over one letter; more is no language
 
 

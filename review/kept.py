@@ -11,6 +11,7 @@ from typing import Any
 from review import compare
 from review.changes import Listing, flips
 from review.compare import Check, Gate, Outcome, Outcomes, Paired, Rule, text
+from stages.core import strict_json
 from stages.core.cli import InputError
 from stages.scores.limits import Limit
 from versions import history
@@ -73,6 +74,8 @@ def _retention(base: str, head: str, gate: Gate) -> Iterator[Finding]:
     rule = Rule("tuned", "exact_match", gate.tolerated_retention_drop, 0.0)
     rows = compare.paired(*_sides(_questions, base, head, QUESTIONS))
     yield from gone(QUESTIONS, rows, gate)
+    if rows.edited and not rows.both and not gate.allow_removed_test_rows:
+        yield Problem(QUESTIONS, "every question that the base has was rewritten")
     if rows.both:
         yield compare.drop("general questions right", compare.measured(rows.both, rule, gate.level), rule)
 
@@ -80,10 +83,14 @@ def _retention(base: str, head: str, gate: Gate) -> Iterator[Finding]:
 def _behaviour(base: str, head: str, gate: Gate) -> Iterator[Finding]:
     """Which tests flipped, of all capabilities, and the share of minimum functionality that passes."""
     rule = Rule("tuned", "exact_match", 0.0, gate.minimum_functionality)
-    sides = _sides(_behaviours, base, head, BEHAVIOURS)
-    rows = compare.paired(*sides)
+    before, after = _sides(_behaviours, base, head, BEHAVIOURS)
+    # What a variant has to be follows from the model's own first answer: where that moved, the test is still the same.
+    moved = {name: row.expected for name, row in after.items() if not row.kind.startswith("minimum-")}
+    before = {name: replace(row, expected=moved.get(name, row.expected)) for name, row in before.items()}
+    rows = compare.paired(before, after)
     yield from gone(BEHAVIOURS, rows, gate)
     yield from flips("behaviours", rows.both, rule)
+    sides = before, after
     old, new = ({name: row for name, row in side.items() if row.kind.startswith("minimum-")} for side in sides)
     if counted := compare.paired(old, new).counted(old, new):
         yield compare.floor("minimum functionality", counted, rule, gate.level)
@@ -91,7 +98,7 @@ def _behaviour(base: str, head: str, gate: Gate) -> Iterator[Finding]:
 
 def _questions(tree: str, path: str) -> Outcomes:
     """With the text of each question, so that one that was rewritten under its id counts as another."""
-    asked = compare.read(tree, ITEMS, text) if history.read(tree, ITEMS) else {}
+    asked = compare.read(tree, ITEMS, strict_json.canonical) if history.read(tree, ITEMS) else {}
 
     def test(line: Any) -> Outcome:
         question, answer = asked.get(text(line["id"]), ""), text(line.get("answer", ""))
@@ -102,8 +109,10 @@ def _questions(tree: str, path: str) -> Outcomes:
 
 def _behaviours(tree: str, path: str) -> Outcomes:
     def test(line: Any) -> Outcome:
-        texts = line["capability"], line["requests"][-1], line["expected"], line["answers"][-1]
-        return _test(line, line["passed"], *map(text, texts))
+        asked = " → ".join(map(text, line["requests"]))
+        return _test(
+            line, line["passed"], *map(text, (line["capability"], asked, line["expected"], line["answers"][-1]))
+        )
 
     return _read(tree, path, test)
 

@@ -65,7 +65,8 @@ def build(base: str, head: str | None) -> Report:
     metrics, moved, kinds = _metrics(rows.both, gate, known, own) if enough else ([], [], 0)
     beside = list(kept.judged(old, new, gate))
     checks = compare.judged(rows, before, after, gate, known) if enough else []
-    restless = known.restless if known else ()
+    # Which rows flip by themselves is known of exact matches of the tuned system, and of nothing else.
+    restless = known.restless if known and (first.system, first.metric) == ("tuned", "exact_match") else ()
     return Report(
         base=_name(base, old),
         head=_name(head, new) if head else "working tree",
@@ -73,7 +74,7 @@ def build(base: str, head: str | None) -> Report:
         refused="" if enough else why or f"{len(rows.both)} test answers on both sides, {gate.min_shared} are needed",
         left_out=len(rows.removed) + len(rows.edited),
         noise=_noise(known, gate),
-        notes=[*_test_set(rows), *changes.notes(old, new)],
+        notes=[*(_test_set(rows) if before and after else ()), *changes.notes(old, new)],
         metrics=metrics,
         likelihood=compare.likelihood(old, new, rows.both),
         moved=moved,
@@ -126,7 +127,8 @@ def _noise(known: Noise | None, gate: Gate) -> Safe:
     spread = f"{known.spread[metric]:.4f}, the standard deviation of {known.seeds} trainings on {known.date}"
     wider = f"{known.seeds} seeds measured: the interval is {t.ppf(end, known.seeds - 1) / norm.ppf(end):.1f} times as"
     return Safe(
-        f"Retraining noise: {spread}; the words are about this change, were it retrained. {wider} wide as with many."
+        f"Retraining noise: {spread}. Words about the tuned system are about this change, were it retrained, and those "
+        f"about others about these two models. {wider} wide as with many."
     )
 
 
@@ -141,12 +143,12 @@ def _metrics(
         found.insert(1, of_several)
     slices, kinds = _parts(pairs, "slice"), _parts(pairs, "kind")
     if len(slices) > 1:
-        found += [compare.measured(part, first, level, part=name) for name, part in slices.items()]
+        found += [compare.measured(part, first, level, known, name) for name, part in slices.items()]
     for name in pairs[0][1].verdicts:
         if name != first.system and all(name in side.verdicts for pair in pairs for side in pair):
-            found.append(compare.measured(pairs, replace(first, system=name), level))
+            found.append(compare.measured(pairs, replace(first, system=name), level, known))
     stricter = 1 - (1 - level) / max(len(kinds), 1)
-    looks = [compare.measured(part, first, stricter, part=name) for name, part in kinds.items()]
+    looks = [compare.measured(part, first, stricter, known, name) for name, part in kinds.items()]
     return found, [look for look in looks if look.result.evidence != "no evidence"], len(kinds)
 
 

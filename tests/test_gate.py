@@ -162,6 +162,12 @@ def test_the_interval_of_a_retraining_is_that_of_the_larger_noise() -> None:
     assert twos.high - twos.low == pytest.approx(2 * t.ppf(0.975, 7) * 2**0.5 * by_row)
 
 
+def test_noise_of_nothing_claims_no_certainty() -> None:
+    still = measured([True] * 300, [True] * 300, replace(NOISE, spread={"exact_match": 0.0})).result
+    assert still == measured([True] * 300, [True] * 300, None).result
+    assert still.high > 0 < still.detectable
+
+
 def test_better_and_worse_are_about_the_retraining_and_the_two_models_stand_beside() -> None:
     before, after = [True] * 300, [True] * 280 + [False] * 20
     assert measured(before, after, None).result.evidence == "worse"
@@ -202,6 +208,7 @@ def test_the_trainings_that_a_side_recorded_of_itself_count_as_their_mean() -> N
     assert both.result.high == pytest.approx(12.706 * 0.2, rel=1e-3)
     alone = measured([True] * 4, [True] * 4, quiet).result
     assert alone.high == pytest.approx(12.706 * 0.2 * 2**0.5, rel=1e-3)
+    assert averaged(own, None, metric="json_valid") == one, "trainings record what was exact"
 
 
 def test_without_trainings_of_its_own_no_mean_is_told() -> None:
@@ -396,6 +403,21 @@ def test_a_question_that_was_rewritten_under_its_id_is_not_compared(base: str) -
     assert (easy, drop) == (["0.143"], ["0.111"])  # 20 of 140, 20 of 180
 
 
+def test_questions_that_were_all_rewritten_are_not_measured_any_more(base: str) -> None:
+    sides = []
+    for question in ("Why?", "What is 1 + 1?"):
+        write_rows(Path(kept.ITEMS), [{"id": str(n), "question": question} for n in range(60)])
+        write_rows(Path(kept.QUESTIONS), [{"id": str(n), "answer": 1, "tuned": {"right": True}} for n in range(60)])
+        sides.append(history.working_tree())
+    before, after = sides
+    assert kept_of(Problem, before, after) == [
+        Problem(kept.QUESTIONS, "every question that the base has was rewritten")
+    ]
+    assert kept_of(Problem, before, after, replace(GATE, allow_removed_test_rows=True)) == []
+    write_rows(Path(kept.ITEMS), [{"question": "Why?", "id": str(n)} for n in range(60)])  # other keys first
+    assert kept_of(Problem, before, history.working_tree()) == []
+
+
 def test_questions_that_are_not_asked_any_more_are_a_problem(base: str) -> None:
     before, after = questions([True] * 60), questions([True] * 53)
     words = "7 rows that the base has are gone: 53, 54, 55, 56, 57, …"
@@ -420,7 +442,7 @@ def test_minimum_functionality_has_a_floor_and_lists_what_fails_now(base: str) -
     regressed = kept_of(Listing, before, after)[0]
     assert (regressed.title, len(regressed.entries)) == ("Regressed behaviours", 25)
     texts = [(line.label, line.text) for line in regressed.entries[0]]
-    assert texts == [("", "0 minimum-dates"), ("request", "ask 0"), ("expected", "x"), ("given", "said 0")]
+    assert texts == [("", "0 minimum-dates"), ("request", "first → ask 0"), ("expected", "x"), ("given", "said 0")]
     edge = behaviours([True] * 84 + [False] * 16)
     assert [check.holds for check in kept_of(Check, edge, edge)] == [True]
 

@@ -72,12 +72,26 @@ def test_the_working_tree_has_no_links_and_nothing_behind_them(plain: Path, tmp_
     assert (plain / ".git" / "index").read_bytes() == before
 
 
+def test_what_a_sparse_checkout_leaves_out_is_part_of_the_working_tree(plain: Path) -> None:
+    for name in ("a", "b"):
+        (plain / name).mkdir()
+        (plain / name / "x").write_text(name, encoding="utf-8")
+    toy.commit(plain, "both")
+    toy.run(plain, "git", "sparse-checkout", "set", "--no-cone", "/a/")
+    assert not (plain / "b").exists()
+    assert history.working_tree() == toy.run(plain, "git", "rev-parse", "HEAD^{tree}").strip()
+
+
 def test_no_program_that_version_or_configuration_name_is_run(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (plain / ".gitattributes").write_text("* filter=evil diff=evil text eol=crlf\n", encoding="utf-8")
     (plain / "file").write_bytes(b"a\r\nb\n")
     for key in ("filter.evil.clean", "diff.evil.textconv", "diff.external", "core.fsmonitor"):
         toy.run(plain, "git", "config", key, "touch ran")
     monkeypatch.setenv("GIT_EXTERNAL_DIFF", "touch ran")
+    hook = plain / ".git/hooks/post-index-change"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\ntouch ran\n", encoding="utf-8")
+    hook.chmod(0o755)
     tree = history.working_tree()
     assert history.read(tree, "file") == b"a\r\nb\n"
     assert not (plain / "ran").exists()
@@ -91,7 +105,8 @@ def test_another_repository_in_the_environment_is_not_read(plain: Path, monkeypa
 
 def test_links_of_a_version_are_left_out(repository: Path) -> None:
     commit = toy.forge(repository, {"data/raw/link.jsonl": Path("/etc/passwd"), "data/raw/new.jsonl": b"{}\n"})
-    assert history.changed_files("HEAD", commit) == ["data/raw/new.jsonl"]
+    assert history.changed_files("HEAD", commit) == ["data/raw/link.jsonl", "data/raw/new.jsonl"]
+    assert not history.files(commit).keys() & {"data/raw/link.jsonl"}
     assert history.read(commit, "data/raw/link.jsonl") is None
 
 
@@ -100,6 +115,14 @@ def test_a_table_in_a_page_does_not_decide_what_a_branch_is(repository: Path) ->
     page.write_text(page.read_text(encoding="utf-8").replace("| first |", "| main |"), encoding="utf-8")
     with pytest.raises(InputError, match="name of another data version"):
         names.commit_of("main")
+
+
+def test_a_name_without_its_data_in_the_history_is_said_to_be_one(repository: Path) -> None:
+    page = Path("data/README.md")
+    table = page.read_text(encoding="utf-8")
+    page.write_text(f"{table}\n| gone | `{'0' * 32}.dir` |\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"'gone' is named in data/README.md, but no commit behind HEAD has that data"):
+        names.commit_of("gone")
 
 
 def test_the_newest_commit_that_records_its_metrics_stands_for_a_version(repository: Path) -> None:

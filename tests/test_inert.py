@@ -29,7 +29,7 @@ HOSTILE = {
     "old log command": "x ##[error]b ##[add-mask]c",
     "terminal": "\x1b[31mred\x1b[0m \x1b]0;title\x07 \x9b2J\rHIDDEN\b\b\v\f\x00",
     "directions": "\u202ekcab\u202c \u2066x\u2069 \u200fz\u061c",
-    "invisible": "a\u200bb\u200c\u200d\u2060\ufeff\u00ad\u3164\u2800\U000e0041\xa0\u2003",
+    "invisible": "a\u200bb\u200c\u200d\u2060\ufeff\u00ad\u3164\u2800\U000e0041\xa0\u2003\ufe00\U000e0100",
     "line separators": "a\u2028b\u2029c\x85d",
     "stacked marks": "z" + "\u0301" * 60,
     "half a pair": "a\udcff\ud800",

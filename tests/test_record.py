@@ -120,6 +120,7 @@ def edited(change: Callable[[dict[str, Any]], Any]) -> bytes:
     [
         lambda rates: rates["tuned"].update(exact_match=0.9),
         lambda rates: rates["tuned"].update(json_valid=0.99),
+        lambda rates: rates["tuned"].update(exact_match=0.700001),
         lambda rates: rates["tuned"].update(exact_match="high"),
         lambda rates: rates["tuned"].pop("schema_valid"),
         lambda rates: rates.pop("tuned"),
@@ -141,6 +142,26 @@ def test_rates_that_the_verdicts_do_not_give_are_named_though_the_lock_fits(
 def test_an_unknown_verdict_and_a_nan_are_named(repository: Path, path: str, old: str, new: str, reason: str) -> None:
     found = record.problems(lock_for(repository, changed(path, old, new)))
     assert [problem.file for problem in found if reason in problem.reason][:1] == [path]
+
+
+def test_what_nests_too_deeply_to_be_compared_is_a_problem(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(tree: str) -> None:
+        endless(tree)
+
+    monkeypatch.setattr(record, "_stale", endless)
+    assert record.problems("HEAD") == [record.Problem(LOCK, "nests too deeply to be read")]
+
+
+def test_a_system_may_have_dots_in_its_name(repository: Path) -> None:
+    named = {
+        path: (history.read("HEAD", path) or b"").replace(b'"tuned"', b'"tuned-1.7b"') for path in (METRICS, OUTCOMES)
+    }
+    lines = [json.loads(line) for line in named[OUTCOMES].splitlines()]
+    both = [line | {"tuned": line["tuned-1.7b"]} for line in lines]
+    rates = json.loads(named[METRICS])
+    content = {OUTCOMES: "".join(json.dumps(line) + "\n" for line in both).encode()}
+    content |= {METRICS: json.dumps(rates | {"tuned": rates["tuned-1.7b"]}).encode()}
+    assert record.problems(lock_for(repository, content)) == []
 
 
 def test_metrics_of_no_stage_are_named_but_for_experiments_and_timings(repository: Path) -> None:
@@ -223,6 +244,7 @@ BROKEN = st.binary(max_size=40) | JSON.map(lambda value: json.dumps(value).encod
 @example(path=METRICS, content=b'{"computed_from": []}')
 @example(path="dvc.yaml", content=b"stages: {a: {cmd: x, deps: [{}]}}")
 @example(path=LOCK, content=b"!!timestamp x")
+@example(path=LOCK, content=b"stages: {train: {cmd: x, params: {params.yaml: {1: 2}}}}")
 @example(path=METRICS, content=b'{"tuned": {"json_valid": 1}, "computed_from": {"versions": []}}')
 @FAST
 def test_whatever_is_in_its_files_is_a_problem_and_no_traceback(repository: Path, path: str, content: bytes) -> None:

@@ -87,12 +87,16 @@ def test_a_regressed_answer_shows_request_expected_and_given(base: str) -> None:
     assert asked.format("r80", 80, RIGHT, WRONG) in listed(ran, "Fixed answers")
 
 
-def test_a_regressed_behaviour_test_is_listed(base: str) -> None:
-    case = {"id": "b1", "capability": "minimum-x", "requests": ["ask"], "answers": ["said"], "expected": "x"}
+@pytest.mark.parametrize("kind", ["minimum", "invariance"])
+def test_a_regressed_behaviour_test_is_listed(base: str, kind: str) -> None:
+    """What a variant has to be follows from the first answer, which another model gives otherwise."""
+    case = {"id": "b1", "capability": f"{kind}-x", "requests": ["ask", "please ask"], "answers": ["a", "said"]}
     for passed in (True, False):
-        write_rows(Path("metrics/behaviour.jsonl"), [case | {"passed": passed}])
+        expected = "first" if kind == "invariance" and passed else "x"
+        write_rows(Path("metrics/behaviour.jsonl"), [case | {"passed": passed, "expected": expected}])
         head = record()
-    assert "@@ b1 minimum-x @@" in listed(run(f"{head}~1"), "Regressed behaviours")
+    shown = listed(run(f"{head}~1"), "Regressed behaviours")
+    assert f"@@ b1 {kind}-x @@\n  request  ask → please ask\n+ expected x\n- given    said\n" in shown
 
 
 def test_old_outcomes_show_ids_only(base: str) -> None:
@@ -146,6 +150,23 @@ def test_slices_and_other_systems_stand_in_the_table(base: str) -> None:
     assert (ran.exit_code, "`new`" in ran.stdout) == (0, False)
 
 
+def test_the_first_rule_names_the_metric_of_the_title(base: str) -> None:
+    edit("gate.yaml", "metric: exact_match", "metric: json_valid")
+    assert title(run(small.commit())).startswith("## ✅ The gate holds: `tuned` `json_valid` 1.000")
+
+
+def test_every_rule_needs_its_system_on_both_sides(base: str) -> None:
+    edit("gate.yaml", "rules:", "rules:\n  - {system: few_shot, metric: json_valid, tolerated_drop: 1, floor: 0}")
+    few_shot, tuned = (line for line in Path("gate.yaml").read_text("utf-8").splitlines(True) if "system" in line)
+    edit("gate.yaml", few_shot + tuned, tuned + few_shot)
+    small.answers([small.outcome(n, n < 80, few_shot={"verdict": "exact"}) for n in range(100)])
+    before = record()
+    measure([True] * 80 + [False] * 20)
+    ran = run(before, "--head", record())
+    assert (ran.exit_code, "has no verdict of few_shot" in title(ran)) == (1, True)
+    assert "The test set changed" not in ran.stdout
+
+
 @pytest.mark.parametrize(
     ("wrong", "kinds", "moved"),
     [(6, ["list"] * 6 + [f"k{n % 19}" for n in range(94)], 0), (30, ["list"] * 40 + ["create"] * 60, 1)],
@@ -180,6 +201,28 @@ def test_noise_of_the_base_is_told_and_that_of_the_change_is_not_taken(base: str
     assert "Regressed answers (14)" in ran.stdout
     assert "@@ r59 list @@" in listed(ran, "Regressed answers that flip with the seed alone, too")
     assert (ran.exit_code, "trainings` |" not in ran.stdout) == (0, True)
+    git("checkout", "-q", head)
+    edit("gate.yaml", "metric: exact_match", "metric: schema_valid")
+    other = small.commit()
+    lost = [small.outcome(n, n < 60) | ({"tuned": {"verdict": "not_json"}} if n > 58 else {}) for n in range(100)]
+    small.answers(lost)
+    record()
+    assert "@@ r59 list @@" in listed(run(other), "Regressed answers"), "of exact matches only is it known"
+
+
+def test_noise_counts_for_parts_of_the_test_rows_too(base: str) -> None:
+    noise = {"seeds": 8, "date": "2026-11-20", "spread": {"exact_match": 0.1}, "times_right": {}}
+    put("metrics/experiments/seeds.json", json.dumps(noise | {"computed_from": {"test": "t"}}))
+    put("metrics/detail/evaluate.json", '{"computed_from":{"test":"t"}}')
+    for lost in (0, 12):
+        lines = [small.outcome(n, n >= lost, kind="list" if n < 40 else "other") for n in range(100)]
+        small.answers([line | {"slice": line["kind"]} for line in lines])
+        head = record()
+    found = run(f"{head}~1").stdout
+    assert "Kinds of answer that moved: 0 of 2" in found
+    [part] = [line for line in found.split("\n") if "`exact_match` `list`" in line]
+    assert part.endswith("about 80% power |")
+    assert ", of these two models [-0.450, -0.175] |" in part
 
 
 def test_recorded_trainings_of_the_base_stand_beside_the_one_committed(base: str) -> None:
@@ -370,8 +413,14 @@ def test_a_hand_made_limit_counts_by_its_numbers(base: str) -> None:
     small.commit()
 
 
-def test_a_record_of_a_shape_that_nobody_thought_of_fails(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("versions.record.problems", lambda tree: 1 / 0)
+@pytest.mark.parametrize("error", [ArithmeticError, AttributeError, KeyError, TypeError, ValueError])
+def test_a_record_of_a_shape_that_nobody_thought_of_fails(
+    base: str, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def broken(tree: str) -> None:
+        raise error
+
+    monkeypatch.setattr("versions.record.problems", broken)
     ran = run(base)
     assert (ran.exit_code, "the record can't be followed" in title(ran)) == (1, True)
 
@@ -417,7 +466,13 @@ def test_an_unreadable_row_shows_itself(base: str) -> None:
 def test_settings_libraries_and_contract_are_shown_as_lines_that_differ(base: str) -> None:
     put("constraints.txt", f"torch==2.13.0 \\\n    --hash=sha256:{'a' * 64}\n")
     put("metrics/timing/train.json", '{\n  "seconds": 10\n}\n')
+    whole = {"Replayed prompts": "data/general/prompts.jsonl", "Data checklist": "metrics/validate.json"}
+    whole |= {"Training": "metrics/train.json", "Labelling rules": "data/rules.yaml"}
+    for path in whole.values():
+        put(path, "1\n")
     before = record()
+    for path in whole.values():
+        put(path, "2\n")
     put("constraints.txt", f"torch==2.14.0 \\\n    --hash=sha256:{'b' * 64}\n")
     put("metrics/timing/train.json", '{\n  "seconds": 20\n}\n')
     put(".gitattributes", "* -diff\n")
@@ -427,6 +482,7 @@ def test_settings_libraries_and_contract_are_shown_as_lines_that_differ(base: st
     ran = run(before)
     assert "@@ b/params.yaml @@\n  train:\n-   epochs: 3\n+   epochs: 4 # --hash=\n```" in listed(ran, "Params")
     assert "- torch==2.13.0 \\\n+ torch==2.14.0 \\\n```" in listed(ran, "Pinned libraries")
+    assert [name for name in whole if "- 1\n+ 2\n" not in listed(ran, name)] == []
     assert "Another action" in listed(ran, "Contract, which scores each side's answers")
     assert '@@ b/metrics/timing/train.json @@\n-   "seconds": 10\n+   "seconds": 20\n```' in listed(ran, "Timing")
     Path("metrics/timing/train.json").unlink()
@@ -439,13 +495,16 @@ def test_changed_code_is_named_by_what_it_decides(base: str) -> None:
     judge += ["stages/evaluate/__init__.py", "tools/__pycache__/report.cpython-311.pyc"]
     code = ["dvc.yaml", "expectations/train.json", "stages/train.py"]
     tests = ["data/behaviour/minimum-x.jsonl", "data/general/items.jsonl", "data/general/text.jsonl"]
-    for name in [*judge, *code, *tests, "docs/x.md", "scipy/x.py", "tools/x/__init__.py"]:
+    held = "data/raw/big.jsonl.dvc"
+    for name in [*judge, *code, *tests, held, "docs/x.md", "scipy/x.py", "tools/x/__init__.py"]:
         put(name, "x\n")
-    found = {str(words)[:10]: names for words, names in changes.notes(base, history.working_tree())}
+    Path("numpy.py").symlink_to("docs/x.md")
+    found = {str(words)[:10]: names for words, names in changes.notes(base, small.commit())}
     assert found == {
-        "⚠️ **What ": sorted(judge),
+        "⚠️ **What ": sorted([*judge, "numpy.py"]),
         "Code of th": sorted([*code, "stages/evaluate/__init__.py"]),
         "Tests besi": tests,
+        "Files that": [held],
     }
 
 

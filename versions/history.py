@@ -180,8 +180,12 @@ def read(tree: str, path: str) -> bytes | None:
 
 
 def changed_files(base: str, head: str) -> list[str]:
-    """Paths of the regular files whose bytes differ between two commits or trees, or that only one of them holds."""
-    return sorted({path for path, _ in files(base).items() ^ files(head).items()})
+    """Paths of the files that differ between two commits or trees, or that only one of them holds.
+
+    Links and submodules that the head lacks are left out: the tree of the working folder has none.
+    """
+    other = listed("diff-tree", "-r", "-z", "--name-only", "--no-renames", "--diff-filter=AMT", base, head)
+    return sorted({*other, *(path for path, _ in files(base).items() ^ files(head).items())})
 
 
 # What DVC makes of it
@@ -260,7 +264,10 @@ def lock(tree: str) -> dict[str, Stage]:
 
 def _stage(entry: dict[str, Any]) -> Stage:
     deps, outs = (dict(_item(item) for item in entry.get(key, []) if "md5" in item) for key in ("deps", "outs"))
-    params = {str(file): dict(values) for file, values in entry.get("params", {}).items()}
+    params = {
+        str(file): {str(key): value for key, value in values.items()}
+        for file, values in entry.get("params", {}).items()
+    }
     return Stage(str(entry["cmd"]), deps, outs, params)
 
 

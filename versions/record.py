@@ -92,9 +92,9 @@ def _declared(entry: dict[str, Any], context: dict[str, Any]) -> Declared:
     return Declared(text(entry["cmd"]), tuple(normpath(text(path)) for path, _ in items("deps")), outs, params)
 
 
-def _at(values: Any, path: str, default: Any = None) -> Any:
-    """The value at `a.b.c`. Raises KeyError where there is none and no default."""
-    for key in path.split("."):
+def _at(values: Any, path: str | tuple[str, ...], default: Any = None) -> Any:
+    """The value at `a.b.c`, or at these keys. Raises KeyError where there is none and no default."""
+    for key in path.split(".") if isinstance(path, str) else path:
         if not isinstance(values, dict) or key not in values:
             if default is None:
                 raise KeyError(path)
@@ -123,6 +123,8 @@ def problems(tree: str) -> list[Problem]:
             found.append(Problem(file, error.message))
         except ArithmeticError:  # JSON takes integers of thousands of digits
             found.append(Problem(file, "holds a number out of all range"))
+        except RecursionError:  # what YAML's anchors make of a few kilobytes
+            found.append(Problem(file, "nests too deeply to be read"))
     return list(dict.fromkeys(found))
 
 
@@ -238,12 +240,12 @@ def _disagreements(tree: str) -> Iterator[Problem]:
     known = [(line, "verdict") for line in lines if isinstance(line, dict)] + [(rates, "json_valid")]
     systems = {name for held, key in known for name, value in held.items() if isinstance(value, dict) and key in value}
     for system in sorted({"tuned"} | systems):
-        verdicts = [str(_at(line, f"{system}.verdict", "none")) for line in lines]
+        verdicts = [str(_at(line, (system, "verdict"), "none")) for line in lines]
         if set(verdicts) - set(scoring.VERDICTS):
             raise InputError(f"not every line has a known verdict of {history.printable(system)}")
         for metric in scoring.METRICS:
             rate = sum(scoring.counts(verdict, metric) for verdict in verdicts) / len(lines)
-            value = _at(rates, f"{system}.{metric}", "missing")
+            value = _at(rates, (system, metric), "missing")
             if type(value) not in (int, float) or abs(value - rate) > TOLERANCE:
                 yield Problem(METRICS, f"{system}.{metric} is {value}, the outcomes make it {rate:.6f}")
 
