@@ -12,11 +12,11 @@ export GOMP_SPINCOUNT ?= 2000
 # Warnings of libraries are for those who maintain this, and `make test` shows them; progress bars stay.
 repro: export PYTHONWARNINGS := ignore
 repro: export TRANSFORMERS_VERBOSITY := error
-repro: .venv/installed  ## everything, from the base model to the table of results
+repro: .venv/installed  ## everything, from the base model to the table of results; PULL=1: what the remote has is not run
 	@python -m tools.mend
-	dvc repro build
+	dvc repro build$(if $(PULL), --pull)
 	python -m tools.plan --check
-	dvc repro
+	dvc repro$(if $(PULL), --pull)
 	@$(MAKE) --silent pages
 	@echo
 	@echo 'Ask the model:            python -m tools.ask "remind me to water the plants"'

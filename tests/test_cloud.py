@@ -1,6 +1,7 @@
 """The task for a rented card: spot, taken down by itself, and its commands in an order that loses nothing.
 
-SkyPilot's own parser is no dependency; docs/sharing.md has the command that was run with it.
+SkyPilot's own parser is no dependency. It read the file with
+`sky.Task.from_yaml_config(yaml.safe_load(open("cloud/sky.yaml")), env_overrides=[("BUCKET", "b")])`.
 """
 
 import os
@@ -26,8 +27,8 @@ def test_the_machine_is_a_spot_one_and_goes_when_it_is_idle() -> None:
 def test_the_run_pulls_first_keeps_checkpoints_and_pushes_what_was_made(tmp_path: Path, breaks: str | None) -> None:
     """The run block itself, with `make` and `dvc` that only say that they were called."""
     work, bucket, calls = tmp_path / "work", tmp_path / "checkpoints", tmp_path / "calls"
-    for name, file in (("make", tmp_path / "bin/make"), ("dvc", work / ".venv/bin/dvc")):
-        file.parent.mkdir(parents=True)
+    for name, file in (("make", tmp_path / "bin/make"), *((n, work / ".venv/bin" / n) for n in ("dvc", "python"))):
+        file.parent.mkdir(parents=True, exist_ok=True)
         status = int(name == breaks)
         save = "echo step > .dvc/tmp/checkpoints/step\n" if name == "make" else ""
         file.write_text(f'#!/bin/sh\necho {name} "$@" >> {calls}\n{save}exit {status}\n', encoding="utf-8")
@@ -37,6 +38,6 @@ def test_the_run_pulls_first_keeps_checkpoints_and_pushes_what_was_made(tmp_path
     env = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
     ran = subprocess.run(command, cwd=work, env=env, capture_output=True, text=True, check=False)
     assert (ran.returncode != 0) == (breaks is not None), ran.stderr
-    called = ["dvc pull --run-cache --allow-missing", "make repro", *([] if breaks else ["dvc push --run-cache"])]
+    called = ["dvc pull --run-cache --allow-missing", "make repro PULL=1", "python -m tools.push"]
     assert calls.read_text(encoding="utf-8").splitlines() == called
     assert (bucket / "step").read_text(encoding="utf-8") == "step\n"

@@ -66,6 +66,7 @@ def run(clone: Path, *command: str, status: int = 0) -> str:
     env = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(home),
+        "PYTHONPATH": str(ROOT),
         "RUN_LOG": f"{clone}.log",
         "DVC_SITE_CACHE_DIR": str(home / "site"),
         "AWS_EC2_METADATA_DISABLED": "true",
@@ -227,6 +228,22 @@ def test_another_clone_has_it_all_without_running_a_stage(first: Path, place: Pl
     assert made(second)["models/adapter/file"] == b"trainprepareone"
     assert run(second, "git", "diff", "--stat", "HEAD^") == ""
     assert not Path(f"{second}.log").exists()
+
+
+def test_a_machine_whose_commit_has_no_record_takes_the_run_over(first: Path, tmp_path: Path) -> None:
+    second = tmp_path / "second"
+    (first / "data" / "raw").write_text("two", encoding="utf-8")
+    run(first, "git", "commit", "-qam", "not run")
+    run(first, "git", "clone", "-q", ".", str(second))
+    run(first, "dvc", "repro")
+    run(first, "python", "-m", "tools.push")
+    run(second, "dvc", "pull", "--run-cache", "--allow-missing")
+    run(second, "dvc", "repro", "--pull")
+    assert (made(second), (second / "dvc.lock").read_bytes()) == (made(first), (first / "dvc.lock").read_bytes())
+    assert not Path(f"{second}.log").exists()
+    run(second, "python", "-m", "tools.push")  # where nothing ran there is nothing to add
+    run(second, "dvc", "config", "--local", "remote.storage.url", "/proc/nowhere")
+    assert "Error: " in run(second, "python", "-m", "tools.push", status=1)
 
 
 def test_what_was_altered_on_the_remote_is_refused(first: Path, place: Place) -> None:

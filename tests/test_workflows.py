@@ -106,12 +106,12 @@ class Runner:
         return found | {name: body for name, _, body in re.findall(r"^(\w+)<<(.+)\n((?s:.*))\2$", text, re.MULTILINE)}
 
     def run(self, workflow: str, job: str, clone: Path) -> None:
-        """Run the blocks of a job in order, up to one that fails."""
+        """Run the blocks of a job in order; after one that failed, those that say so."""
         assert (workflow, job) in TRIED
         assert WORKFLOWS[workflow]["defaults"]["run"] == {"shell": "bash"}
         for step in WORKFLOWS[workflow]["jobs"][job]["steps"]:
-            assert "if" not in step
-            if "run" in step and not any(self.status.values()):
+            assert step.get("if") in (None, "${{ !cancelled() }}")
+            if "run" in step and ("if" in step or not any(self.status.values())):
                 self.status[step["name"]] = self.block(step, clone)
 
     def block(self, step: dict[str, Any], clone: Path) -> int:
@@ -221,6 +221,9 @@ def test_the_verdict_reads_the_default_branch_and_writes_nothing_and_the_post_ha
     assert post["permissions"] == {"pull-requests": "write", "statuses": "write"}
     assert not [step for step in post["steps"] if "uses" in step]
     assert post["if"] == "${{ !cancelled() }}"
+    head = post["steps"][0]["env"]["HEAD"]
+    assert head == "${{ needs.verdict.outputs.head || github.event.pull_request.head.sha }}", "also after a crash"
+    assert "pull_request.number || inputs.number" in WORKFLOWS["report.yml"]["concurrency"]["group"]
     assert {"opened", "synchronize", "edited"} <= set(WORKFLOWS["report.yml"]["on"]["pull_request_target"]["types"])
 
 
@@ -289,6 +292,17 @@ def test_a_push_is_judged_by_what_was_there(small: Path, tmp_path: Path, before:
     assert (runner.folder / "summary").read_text(encoding="utf-8") == f"-m tools.report {compared} --head HEAD\n"
 
 
+def test_a_forced_push_is_judged_by_what_it_replaced(small: Path, tmp_path: Path) -> None:
+    runner = Runner(tmp_path / "runner", {"github.token": "token"})
+    runner.program("python", f'#!/bin/bash\n{NO_PIP}\necho "$@"\n')
+    clone = checked_out(small, runner.folder, TRUNK)
+    replaced = git(small, "commit-tree", "-p", TRUNK, "-m", "replaced", f"{TRUNK}^{{tree}}")  # on the server only
+    runner.expressions["github.event.before"] = replaced
+    runner.run("checks.yml", "gate", clone)
+    assert (runner.folder / "summary").read_text(encoding="utf-8") == f"-m tools.report {replaced} --head HEAD\n"
+    assert git(clone, "cat-file", "-t", replaced) == "commit"
+
+
 def test_a_push_over_a_commit_that_is_nowhere_any_more_is_not_compared_with_itself(small: Path, tmp_path: Path) -> None:
     runner = Runner(tmp_path / "runner", {"github.event.before": "f" * 40, "github.token": "token"})
     runner.program("python", f"#!/bin/bash\n{NO_PIP}\necho compared\n")
@@ -326,6 +340,15 @@ def test_a_pull_request_is_judged_by_what_merging_it_would_do(small: Path, tmp_p
     assert git(clone, "show", f"{merge}:LICENSE", f"{merge}:CHANGELOG.md") == "another\na change"
     assert (clone / "CHANGELOG.md").read_text(encoding="utf-8") == "first\n"
     assert not (clone / "pwned").exists()
+
+
+def test_a_report_that_a_training_asks_for_is_of_that_pull_request(small: Path, tmp_path: Path) -> None:
+    runner = Runner(tmp_path / "runner", {"inputs.base": TRUNK, "inputs.number": "7", "github.token": "token"})
+    runner.program("python", f"#!/bin/bash\n{NO_PIP}\n")
+    runner.run("report.yml", "verdict", checked_out(small, runner.folder, TRUNK))
+    assert runner.outputs()["head"] == git(small, "rev-parse", BRANCH)
+    asked, told = (WORKFLOWS["report.yml"]["jobs"][job]["steps"][-1]["env"] for job in ("verdict", "post"))
+    assert [told[name] for name in ("BASE", "NUMBER")] == [asked[name] for name in ("BASE", "NUMBER")]
 
 
 def test_a_branch_that_conflicts_is_not_compared(small: Path, tmp_path: Path) -> None:
@@ -438,18 +461,19 @@ def toy(tmp_path: Path) -> Path:
     return server(tmp_path, files)
 
 
-def trained(toy: Path, folder: Path, home: Path) -> Runner:
-    """A run of the job on a machine whose home folder outlives it."""
+def trained(toy: Path, folder: Path, home: Path, status: int = 0) -> Runner:
+    """A run of the job on a machine whose home folder outlives it; its pipeline ends with that status."""
     runner = Runner(folder, expressions={"github.token": "token"})
     runner.expressions |= {"secrets.AWS_ACCESS_KEY_ID": "", "secrets.AWS_SECRET_ACCESS_KEY": ""}  # as when not set
-    runner.env = {"HOME": str(home), "GITHUB_REF": f"refs/heads/{BRANCH}"}
+    runner.env = {"HOME": str(home), "GITHUB_REF": f"refs/heads/{BRANCH}", "PYTHONPATH": str(ROOT)}
     runner.env["GITHUB_SERVER_URL"] = f"file://{toy.parent.parent}"
-    link, repro = f"exec ln -s {sys.prefix} .venv", 'PATH="$PWD/.venv/bin:$PATH" dvc repro -q && echo new > README.md'
+    link, repro = f"exec ln -s {sys.prefix} .venv", 'PATH="$PWD/.venv/bin:$PATH" dvc repro -q --pull'
+    repro += f" && echo new > README.md && echo new > docs/page.md && exit {status}"
     runner.program(
-        "make", f'#!/bin/bash\nif [ "$*" = .venv/installed ]; then {link}; fi\n[ "$*" = repro ] && {repro}\n'
+        "make", f'#!/bin/bash\nif [ "$*" = .venv/installed ]; then {link}; fi\n[ "$*" = "repro PULL=1" ] && {repro}\n'
     )
     runner.run("train.yml", "train", checked_out(toy, runner.folder, BRANCH))
-    assert set(runner.status.values()) == {0}, runner.output
+    assert {name for name, code in runner.status.items() if code} == ({"Run the pipeline"} if status else set())
     return runner
 
 
@@ -461,7 +485,7 @@ def test_training_pushes_the_models_and_commits_the_rest(toy: Path, tmp_path: Pa
     assert first.outputs() == {"pushed": "true"}
     assert git(toy, "rev-parse", TRUNK, f"{BRANCH}~1").split() == before
     changed = git(toy, "diff", "--name-only", f"{BRANCH}~1", BRANCH).split()
-    assert changed == ["README.md", "dvc.lock", "metrics/base.json", "metrics/evaluate.json"]
+    assert changed == ["README.md", "docs/page.md", "dvc.lock", "metrics/base.json", "metrics/evaluate.json"]
     stored = [file.read_text(encoding="utf-8") for file in home.glob("lockstep-storage/files/**/*") if file.is_file()]
     assert "models/adaptera change\n" in stored
     assert "models/base" not in stored
@@ -470,6 +494,17 @@ def test_training_pushes_the_models_and_commits_the_rest(toy: Path, tmp_path: Pa
     assert second.calls("step") == [["models/base"]]
     assert not (second.folder / "output").exists()
     assert "results are those of the commit" in second.output
+    # Where the branch has no record of that run, say since its push was refused, the run cache has it.
+    git(toy, "update-ref", f"refs/heads/{BRANCH}", before[1])
+    assert trained(toy, tmp_path / "third", home).calls("step") == [["models/base"]]
+    assert WORKFLOWS["train.yml"]["jobs"]["train"]["concurrency"]["cancel-in-progress"] == "false"
+
+
+def test_a_training_before_a_stage_that_fails_is_not_lost(toy: Path, tmp_path: Path) -> None:
+    before = git(toy, "rev-parse", BRANCH)
+    trained(toy, tmp_path / "first", tmp_path / "home", status=3)
+    assert git(toy, "rev-parse", BRANCH) == before
+    assert trained(toy, tmp_path / "second", tmp_path / "home").calls("step") == [["models/base"]]
 
 
 def test_the_label_presses_the_button(tmp_path: Path) -> None:
@@ -477,6 +512,9 @@ def test_the_label_presses_the_button(tmp_path: Path) -> None:
     runner.run("train.yml", "label", tmp_path)
     assert runner.calls("gh") == [["workflow", "run", "train.yml", "--repo", REPO, "--ref", BRANCH, None]]
     assert "workflow_dispatch" in WORKFLOWS["train.yml"]["on"]
+    condition = WORKFLOWS["train.yml"]["jobs"]["label"]["if"]
+    assert "event.label.name == 'train'" in condition
+    assert "head.repo.full_name == github.repository" in condition
     assert not (tmp_path / "pwned").exists()
 
 
