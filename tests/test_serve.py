@@ -1,5 +1,6 @@
 """The tuned model over HTTP, on a real socket: OpenAI's client, clear refusals, fair turns, and hostile clients."""
 
+import http.client
 import json
 import socket
 import threading
@@ -14,11 +15,12 @@ import openai
 import pytest
 from click.testing import CliRunner
 from conftest import SCHEMA, configure
+from jinja2 import TemplateError
 from taught import ANSWER, REQUEST
 
 from benchmarks import serve as load
 from stages.answers import generate, grammar
-from stages.model import loading
+from stages.model import chat, loading
 from tools import serve
 
 MESSAGES = [{"role": "user", "content": REQUEST}]
@@ -114,6 +116,17 @@ def test_the_answer_streams(running: Running) -> None:
     assert "".join(parts) == ANSWER
     assert len(parts) > 5
     assert [chunk.choices[0].finish_reason for chunk in chunks][-2:] == [None, "stop"]
+    assert [chunk.choices[0].delta.role for chunk in chunks] == ["assistant", *[None] * (len(chunks) - 1)]
+
+
+def test_all_turns_are_the_prompt(engine: serve.Engine) -> None:
+    turns = [{"role": "system", "content": "Be brief."}, *MESSAGES, {"role": "assistant", "content": "{}"}, *MESSAGES]
+    asked = replace(engine, max_prompt=9999).prompt({"messages": turns})  # type: ignore[typeddict-item]
+    assert asked == chat.prompt_ids(engine.tokenizer, turns)
+
+
+def test_it_says_that_it_is_well(running: Running) -> None:
+    assert load.healthy(running.port)
 
 
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
@@ -191,6 +204,7 @@ def test_garbage_is_a_bad_request(running: Running, body: bytes) -> None:
         (["Host: evil.example"], 400),
         (["Host: localhost.evil.example"], 400),
         (["Content-Type: text/plain"], 415),
+        (["Content-Type: application/json; charset=utf-8"], 200),
         (["Host: tasks.example"], 200),
         (["Host: [::1]:8000"], 200),
         (["Host: 127.0.0.1:8000"], 200),
@@ -214,6 +228,8 @@ def test_a_key_is_asked_for(engine: serve.Engine) -> None:
         with pytest.raises(openai.AuthenticationError, match="missing or wrong"):
             locked.complete(MESSAGES)
         assert locked.post(json.dumps(SOUND).encode())[0] == 401  # no key at all
+        with locked.send(request(json.dumps(SOUND).encode())) as refused:
+            assert b"www-authenticate: bearer" in refused.recv(65536).lower()
 
 
 # --- turns ---
@@ -280,6 +296,8 @@ def test_a_full_queue_is_refused_and_a_slow_answer_given_up(engine: serve.Engine
         link = ask(small, 1)
         status, answer = small.post(json.dumps(SOUND).encode())
         assert (status, answer["error"]["type"]) == (503, "server_error")
+        with small.send(request(json.dumps(SOUND).encode())) as refused:
+            assert b"retry-after: 1" in refused.recv(65536).lower()
         assert link.recv(20).startswith(b"HTTP/1.1 504")
         link.close()
         wait(lambda: gate["ended"] == [1])
@@ -313,6 +331,33 @@ def test_clients_that_stall_are_cut_off_and_hold_up_nobody(running: Running, mon
     assert body.recv(20).startswith(b"HTTP/1.1 408")
     for link in (silent, header, body):
         link.close()
+    with running.send(request(json.dumps(SOUND).encode(), "Connection: keep-alive")) as again:
+        assert again.recv(65536).startswith(b"HTTP/1.1 200")
+        again.sendall(b"POST /v1/chat")
+        while again.recv(65536):  # until it is cut off in its second request
+            pass
+
+
+def test_a_busy_connection_is_kept(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "READ_SECONDS", 1.0)
+    link, deadline = http.client.HTTPConnection("127.0.0.1", running.port, timeout=30), time.monotonic() + 3
+    link.connect()
+    first = link.sock
+    while time.monotonic() < deadline:
+        link.request("POST", "/v1/chat/completions", json.dumps(SOUND), {"Content-Type": "application/json"})
+        assert link.getresponse().read()
+        assert link.sock is first
+        time.sleep(0.15)
+    link.close()
+
+
+def test_a_template_that_refuses_the_turns_says_why(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise TemplateError("roles must alternate")
+
+    monkeypatch.setattr(chat, "prompt_ids", refuse)
+    status, answer = running.post(json.dumps(SOUND).encode())
+    assert (status, answer["error"]["message"]) == (400, "messages: roles must alternate")
 
 
 def test_under_load_nothing_is_lost_whoever_else_calls(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,7 +400,10 @@ def test_it_listens_here_with_the_limits_of_params(here: Path, merged: Path, mon
     assert (started["config"].host, started["config"].port) == ("127.0.0.1", 8000)
     engine, key, hosts = started["config"].app
     assert (key, hosts) == ("secret", ("tasks.example",))
-    assert (engine.max_prompt, engine.max_answer, engine.grammar) == (256, 64, None)
+    assert (engine.name, engine.max_prompt, engine.max_answer, engine.grammar) == (str(merged), 256, 64, None)
+    (here / "key").write_text("of the file\n", encoding="utf-8")
+    CliRunner().invoke(serve.main, ["--model", str(merged), "--api-key-file", "key"])
+    assert started["config"].app[1] == "of the file"
     ran = CliRunner().invoke(serve.main, ["--model", str(merged), "--schema", str(SCHEMA), "--constrained"])
     assert ran.exit_code == 0, ran.output
     assert started["config"].app[0].grammar is not None

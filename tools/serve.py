@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Required
@@ -113,7 +114,10 @@ class Engine:
         self.accepted += 1
         try:
             while True:
-                item = await within(POLL_SECONDS, items.get())
+                item = None
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(POLL_SECONDS):
+                        item = await items.get()
                 if await gone():
                     raise HTTPException(499, "the client has left")  # read by nobody
                 if item is work:
@@ -172,15 +176,6 @@ class Watch:
         """There is one row, and it stays."""
 
 
-async def within(seconds: float, work: Awaitable[Any]) -> Any:
-    """The result, or None when it takes longer."""
-    try:
-        async with asyncio.timeout(seconds):
-            return await work
-    except TimeoutError:
-        return None
-
-
 def completion(model: str, kind: str) -> dict[str, Any]:
     """OpenAI's object of an answer, or of a part of it, without the answer."""
     return {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": model}
@@ -198,15 +193,19 @@ def whole(model: str, answer: Answer) -> dict[str, Any]:
 
 
 async def events(model: str, first: str | Answer, texts: AsyncIterator[str | Answer]) -> AsyncIterator[str]:
-    """Server-sent events: what each token adds to the text, held back while a character is not complete."""
+    """Server-sent events: what each token adds to the text, held back while a character is not complete.
+
+    The role comes once: clients join what they get, of each key.
+    """
     chunk, sent, item = completion(model, "chat.completion.chunk"), "", first
     try:
+        yield event(chunk, {"role": "assistant", "content": ""})
         while not isinstance(item, Answer):
             if not item.endswith("\ufffd"):
-                yield event(chunk, {"role": "assistant", "content": item[len(sent) :]})
+                yield event(chunk, {"content": item[len(sent) :]})
                 sent = item
             item = await anext(texts)
-        yield event(chunk, {"role": "assistant", "content": item.text[len(sent) :]}, finish(item)) + "data: [DONE]\n\n"
+        yield event(chunk, {"content": item.text[len(sent) :]}, finish(item)) + "data: [DONE]\n\n"
     except HTTPException as error:
         yield f"data: {json.dumps(failure(error.status_code, error.detail))}\n\n"
 
@@ -288,14 +287,15 @@ def config(served: Starlette, host: str, port: int) -> Any:
     class Impatient(H11Protocol):
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self.loop.call_later(READ_SECONDS, self.give_up)
+            self.loop.call_later(READ_SECONDS, self.give_up, None)
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            self.loop.call_later(READ_SECONDS, self.give_up)
+            self.loop.call_later(READ_SECONDS, self.give_up, self.cycle)
 
-        def give_up(self) -> None:
-            if self.cycle is None or self.cycle.response_complete:
+        def give_up(self, latest: Any) -> None:
+            """Close, if no request has come since the `latest`, and that one is answered."""
+            if self.cycle is latest and (latest is None or latest.response_complete):
                 self.transport.close()
 
     return Config(served, host, port, http=Impatient, ws="none", lifespan="off", log_level="error", server_header=False)
@@ -319,7 +319,7 @@ def load(folder: Path, schema: Path | None) -> Engine:
 @cli.path_option("--schema", "contract", required=False, default=Path("data/schema.json"), show_default=True)
 @click.option("--constrained", is_flag=True, help="hold answers to the contract while they are written")
 @click.option("--host", default="127.0.0.1", show_default=True, help="address to listen on; 0.0.0.0: every address")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
 @click.option("--allow-host", "hosts", multiple=True, help="further name by which clients call this server")
 @cli.path_option("--api-key-file", "file with the key that requests must bring", required=False)
 def main(
