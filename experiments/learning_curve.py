@@ -78,7 +78,10 @@ def write_csv(path: Path, curves: dict[str, list[dict[str, Any]]]) -> None:
 @click.option("--size", "sizes", type=click.IntRange(1), multiple=True, default=SIZES, show_default=True)
 def main(scratch: Path, out: Path, sizes: tuple[int, ...]) -> None:
     trial.require_reproduced()
-    settings = params.load("train", train.Params)
+    settings, every = params.load("train", train.Params), strict_json.read_jsonl(Path("data/chat/train.jsonl"))
+    rows = len({example["group"] for example in every})
+    if max(sizes) >= rows:
+        raise cli.InputError(f"{rows} training rows are too few for --size {max(sizes)}; name smaller sizes")
     series = points(sizes, int(settings.epochs), settings.batch_size)
     measured = {point: measure(scratch.absolute(), point) for point in dict.fromkeys(chain(*series.values()))}
     curves = {name: [measured[point] for point in part] for name, part in series.items()}

@@ -104,9 +104,18 @@ def result(seeds: Sequence[int], folders: Sequence[Path], date: str) -> dict[str
     }
 
 
-def train_all(seeds: Sequence[int], folders: Sequence[Path], jobs: int) -> None:
+def require_own_metrics(threads: int | None) -> None:
+    """Raise InputError unless the metrics here are of this adapter and these test rows, on as many threads."""
+    made_from = strict_json.read(Path("models/adapter/made_from.json"))
+    measured = strict_json.read(Path("metrics/detail/evaluate.json"))["computed_from"]
+    if (measured["adapter"], measured["test"]) != (made_from["adapter"], hashes.of_file(TEST)):
+        raise cli.InputError("the metrics are not of this adapter and these test rows; run `dvc repro` first")
+    if threads not in (None, made_from["threads"]):
+        raise cli.InputError(f"--adopt: the adapter here was trained on {made_from['threads']} threads, not {threads}")
+
+
+def train_all(seeds: Sequence[int], folders: Sequence[Path], jobs: int, threads: int | None) -> None:
     """`jobs` at a time. Raises InputError, and begins no other, when one stops or differs from those that are done."""
-    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
 
     def one(seed: int, folder: Path) -> None:
         try:
@@ -133,11 +142,13 @@ def main(count: int, jobs: int, adopt: bool, scratch: Path, out: Path) -> None:
     first, date = params.load("train", train.Params).seed, history.git("log", "-1", "--format=%cs").decode().strip()
     seeds = range(first, first + count)
     folders = [scratch.absolute() / str(seed) for seed in seeds]
+    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
     if adopt and not (folders[0] / "evaluate.done").is_file():
+        require_own_metrics(threads)
         trial.prepare(folders[0], {"train.seed": first}, {})
         trial.adopt(folders[0], *trial.MODEL)
         trial.drop_weights(folders[0])
-    train_all(seeds, folders, jobs)
+    train_all(seeds, folders, jobs, threads)
     figures = result(seeds, folders, date)
     writing.write_json(out, figures)
     rates, spread = figures["rates"]["exact_match"], figures["spread"]["exact_match"]

@@ -110,7 +110,7 @@ def messy(rows: list[Row], dose: float) -> list[tuple[str, Row]]:
 def gated(folder: Path, rows: list[Row]) -> list[Row]:
     """What `validate` keeps of the rows when no limit stops it."""
     raw = [{"id": row["id"], "conversations": row["turns"]} for row in rows]
-    trial.prepare(folder, {"validate.stop_at": "never"}, {"data/raw/rows.jsonl": raw})
+    trial.prepare(folder, {"validate.stop_at": "never"}, {"data/raw/rows.jsonl": raw}, ["validate"])
     trial.run(folder, "validate")
     return list(strict_json.read_jsonl(folder / "data/validated/train.jsonl"))
 
@@ -198,7 +198,7 @@ def comparisons(arms: dict[str, Arm]) -> Iterator[dict[str, Any]]:
 def subset(scratch: Path, pool: list[Row], count: int) -> list[Row]:
     """`count` rows of the pool, each kind of answer in its share: those that stages/build.py would take."""
     folder = scratch / f"subset {count}"
-    trial.prepare(folder, {"build.train_rows": count}, {})
+    trial.prepare(folder, {"build.train_rows": count}, {}, ["build"])
     trial.run(folder, "build")
     names = {example["group"] for example in strict_json.read_jsonl(folder / TRAIN)}
     return [row for row in pool if row["id"] in names]

@@ -9,7 +9,8 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,7 @@ MERGED = "models/merged"
 
 def load(name: str) -> dict[str, Any]:
     """A YAML file of the repository, which is the working folder. Raises InputError."""
-    try:
-        return yaml12.parse(Path(name).read_text(encoding="utf-8"), name)
-    except (OSError, UnicodeDecodeError) as error:
-        raise cli.InputError(
-            f"{name}: {error}; run this in the folder of the repository, after `make repro`"
-        ) from error
+    return yaml12.parse(cli.read_text(Path(name)), name)
 
 
 def require_reproduced() -> None:
@@ -42,10 +38,12 @@ def require_reproduced() -> None:
         raise cli.InputError("models/adapter is not of these rows and params; run `dvc repro` first")
 
 
-def prepare(folder: Path, changes: Mapping[str, Any], rows: Mapping[str, Iterable[Any]]) -> None:
+def prepare(
+    folder: Path, changes: Mapping[str, Any], rows: Mapping[str, Iterable[Any]], stages: Sequence[str] = MODEL
+) -> None:
     """Make the folder: params.yaml with changes such as {"train.epochs": 6}, and JSON Lines files by their paths.
 
-    Raises InputError where the folder holds a trial of something else.
+    `stages`: those that will run in it, in their order. Raises InputError where it holds a trial of something else.
     """
     import yaml
 
@@ -57,8 +55,8 @@ def prepare(folder: Path, changes: Mapping[str, Any], rows: Mapping[str, Iterabl
     own = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in texts.items()}
     locked = load("dvc.lock").get("stages", {})
     made_of: dict[str, Any] = {"params": document, "rows": own}
-    made_of["train"] = {key: locked.get("train", {}).get(key) for key in ("cmd", "deps")}
-    later = [dep for name in MODEL[1:] for dep in locked.get(name, {}).get("deps", [])]
+    made_of[stages[0]] = {key: locked.get(stages[0], {}).get(key) for key in ("cmd", "deps")}
+    later = [dep for name in stages[1:] for dep in locked.get(name, {}).get("deps", [])]
     made_of["later"] = [dep for dep in later if dep["path"].startswith(("stages", "data/chat", "data/schema"))]
     record = folder / "made_of.json"
     if record.is_file() and strict_json.read(record) != made_of:
@@ -81,7 +79,8 @@ def run(folder: Path, *stages: str, threads: int | None = None) -> None:
             if not any(Path(file).is_relative_to(path) for file in own):  # a folder of own rows holds no others
                 link(folder, path)
         env = os.environ | {"PYTHONPATH": str(Path.cwd())} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
-        if subprocess.run(shlex.split(pipeline[stage]["cmd"]), cwd=folder, env=env, check=False).returncode:
+        words = [sys.executable if word == "python" else word for word in shlex.split(pipeline[stage]["cmd"])]
+        if subprocess.run(words, cwd=folder, env=env, check=False).returncode:
             raise cli.InputError(f"{folder}: the stage {stage} stopped; the reason stands above")
         done.touch()
 

@@ -116,6 +116,10 @@ def test_the_first_of_256_is_worth_8_bits_and_the_last_none() -> None:
 
 def test_a_canary_is_asked_for_at_the_code(tokenizer: Any) -> None:
     canary = canaries.canaries()[0]
+    coded = tokenizer.decode(canaries.query(tokenizer, [], canary, "with_request", ["000000"]).context)
+    assert canary.request in coded
+    assert canary.code not in coded
+    assert canary.request not in tokenizer.decode(canaries.half(tokenizer, [], canary, "answer_alone").context)
     asked = canaries.query(tokenizer, [], canary, "answer_alone", ["000000"])
     assert tokenizer.decode(asked.context).endswith(canary.before)
     assert [tokenizer.decode(ids) for ids in asked.continuations] == [canary.code, "000000"]
@@ -163,12 +167,16 @@ if name == "evaluate":
     chance = random.Random(pathlib.Path("data/predictions/tuned.jsonl").read_text())
     verdicts = [chance.choice(["exact", "normalised", "not_json"]) for _ in range(10)]
     rows = [{"id": f"t{n}", "group": "g", "tuned": {"verdict": v}} for n, v in enumerate(verdicts)]
-    write("metrics/outcomes.jsonl", "".join(json.dumps(row) + "\\n" for row in rows))
+    write("metrics/outcomes.jsonl", "".join(json.dumps(row) + "\\n" for row in reversed(rows)))
+    test = hashlib.sha256(pathlib.Path("data/chat/test.jsonl").read_bytes()).hexdigest()
+    adapter = json.loads(pathlib.Path("models/adapter/made_from.json").read_text())["adapter"]
+    write("metrics/detail/evaluate.json", json.dumps({"computed_from": {"adapter": adapter, "test": test}}))
 """
-DEPS = {"train": ["data/chat/train.jsonl"], "merge": [], "predict": ["data/chat/test.jsonl"], "evaluate": []}
+TEST_ROWS = ["data/chat/test.jsonl"]
+DEPS = {"train": ["data/chat/train.jsonl"], "merge": [], "predict": TEST_ROWS, "evaluate": TEST_ROWS}
 OUTS: dict[str, list[Any]] = {
     **{"train": ["models/adapter"], "merge": ["models/merged"], "predict": ["data/predictions/tuned.jsonl"]},
-    "evaluate": [{"metrics/outcomes.jsonl": {"cache": False}}],
+    "evaluate": [{"metrics/outcomes.jsonl": {"cache": False}}, "metrics/detail/evaluate.json"],
 }
 
 
@@ -238,6 +246,26 @@ def test_the_training_of_the_repository_can_be_the_first(repository: Path) -> No
     assert not list((repository / "adopted").rglob("*.safetensors"))
 
 
+@pytest.mark.parametrize(
+    ("file", "options", "reason"),
+    [
+        ("models/adapter/made_from.json", [], "the metrics are not of this adapter"),
+        ("data/chat/test.jsonl", [], "the metrics are not of this adapter and these test rows"),
+        ("", ["--jobs=2"], " threads, not 4"),
+    ],
+)
+def test_answers_of_another_model_are_not_adopted(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, file: str, options: list[str], reason: str
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    if file.endswith(".json"):
+        writing.write_json(repository / file, strict_json.read(repository / file) | {"adapter": "another"})
+    elif file:
+        writing.write_jsonl(repository / file, ["another"])
+    result = call("--adopt", *options)
+    assert (result.exit_code, reason in result.output, ran(repository)) == (1, True, [])
+
+
 def test_a_seed_that_is_done_is_not_trained_again(repository: Path) -> None:
     (repository / "break").write_text("predict", encoding="utf-8")
     assert call().exit_code == 1
@@ -267,7 +295,10 @@ def test_trainings_side_by_side_share_cores_and_are_the_same(repository: Path, m
     "changed",
     [
         {"train": {"cmd": "c", "deps": [{"path": "stages/train.py", "md5": "other"}]}},
-        {"train": {"cmd": "c", "deps": []}, "predict": {"deps": [{"path": "data/chat/test.jsonl", "md5": "other"}]}},
+        *(
+            {"train": {"cmd": "c", "deps": []}, "evaluate": {"deps": [{"path": path, "md5": "other"}]}}
+            for path in ("data/chat/test.jsonl", "data/schema.json", "stages/scores")
+        ),
     ],
 )
 def test_trainings_of_another_state_are_refused(changed: dict[str, Any], repository: Path) -> None:
@@ -329,6 +360,31 @@ def test_each_size_is_trained_for_the_same_epochs_and_for_enough_steps() -> None
     assert sizes == {"same epochs": [(50, 3), *whole], "enough steps": [(50, 24), *whole]}
 
 
+def test_no_size_of_the_curve_is_larger_than_the_rows(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "require_reproduced", lambda: None)
+    writing.write_jsonl(repository / "data/chat/train.jsonl", [{"group": "a"}])
+    result = CliRunner().invoke(learning_curve.main, ["--scratch=x", "--size=1"])
+    assert (result.exit_code, "1 training rows are too few for --size 1" in result.output) == (1, True)
+
+
+@pytest.mark.parametrize("module", [canaries, learning_curve, ten_times, wrong_labels])
+def test_no_experiment_starts_from_another_state(module: Any, repository: Path) -> None:
+    (repository / "params.yaml").write_text("train: {seed: 5, epochs: 3}\n", encoding="utf-8")
+    result = CliRunner().invoke(module.main, ["--scratch=x"])
+    assert (result.exit_code, "run `dvc repro` first" in result.output, ran(repository)) == (1, True, [])
+
+
+def test_a_better_training_has_a_positive_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = {"clean 50": True, "messy 50%": False, "messy 90%": False}
+    monkeypatch.setattr(trial, "hits", lambda folder, metric="exact_match": [right[folder.name]] * 4)
+    monkeypatch.setattr(trial, "outcomes", lambda folder: [trial.Outcome(str(n), str(n), "exact") for n in range(4)])
+    found = ten_times.comparisons({name: ten_times.Arm(Path(name), 1, 1, {}) for name in right})
+    assert [(one["of"], one["over"], one["exact_match"]) for one in found] == [
+        ("clean 50", "messy 50%", 1.0),
+        ("clean 50", "messy 90%", 1.0),
+    ]
+
+
 def test_a_trial_reads_its_own_rows_and_links_the_rest(repository: Path) -> None:
     folder, pipeline = repository / "run", trial.load("dvc.yaml")
     pipeline["stages"] = {"look": {"cmd": "true", "deps": ["data/chat", "data/raw", "stage.py"]}}
@@ -342,6 +398,10 @@ def test_a_trial_reads_its_own_rows_and_links_the_rest(repository: Path) -> None
     assert not (folder / "stage.py").exists()
     assert trial.load("run/params.yaml")["train"]["epochs"] == 9
     assert trial.load("params.yaml")["train"]["epochs"] == 2
+    locked = {"stages": {"look": {"deps": [{"path": "expectations", "md5": "other"}]}}}
+    (repository / "dvc.lock").write_text(yaml.safe_dump(locked), encoding="utf-8")
+    with pytest.raises(click.ClickException, match="other rows, params or code"):
+        trial.prepare(folder, {"train.epochs": 9}, {"data/raw/own.jsonl": ({"n": n} for n in range(2))}, ["look"])
     for epochs, count in ((8, 2), (9, 3)):
         with pytest.raises(click.ClickException, match="other rows, params or code"):
             trial.prepare(folder, {"train.epochs": epochs}, {"data/raw/own.jsonl": [{"n": n} for n in range(count)]})

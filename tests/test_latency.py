@@ -85,3 +85,8 @@ def test_a_percentile_has_an_edge_only_where_enough_was_asked() -> None:
     assert high is not None
     assert low < value < high
     assert latency.percentile([1.0, 2.0, 3.0], 0.95)[2] is None
+
+
+def test_percentiles_are_milliseconds() -> None:
+    found = latency.figures([(n / 1000, generate.Answer("", 1, 2, False)) for n in range(1, 101)])
+    assert (found["p50_ms"], found["p95_ms"]) == pytest.approx((50.5, 95.05), abs=0.1)
