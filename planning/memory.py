@@ -193,7 +193,10 @@ def available(device: str) -> int:
     if device == "cuda":
         import torch
 
-        return int(torch.cuda.mem_get_info()[0])
+        try:
+            return int(torch.cuda.mem_get_info()[0])
+        except (AssertionError, RuntimeError) as error:
+            raise InputError(f"compute.device asks for a GPU, and none works here: {error}") from error
     import psutil
 
     free = int(psutil.virtual_memory().available)

@@ -39,24 +39,28 @@ def test_commits_and_names_say_the_same_and_the_end_is_head(repository: Path) ->
 
 
 def test_nothing_is_named_where_nothing_got_worse(repository: Path) -> None:
-    assert "no version has a worse tuned.exact_match" in bisected(3, "first", "large")
-    assert "no version has a worse tuned.json_valid" in bisected(3, "first", "last", "--metric", "tuned.json_valid")
+    assert "no recorded version has a worse tuned.exact_match" in bisected(3, "first", "large")
+    assert "no recorded version has a worse tuned.json_valid" in bisected(
+        3, "first", "last", "--metric", "tuned.json_valid"
+    )
 
 
+@pytest.mark.parametrize("rev", ["HEAD", "v-first"])
 @pytest.mark.parametrize(("spread", "code"), [(0.01, 0), (0.1, 3)])
 def test_a_drop_that_retraining_may_bring_is_not_blamed_on_rows(
-    repository: Path, monkeypatch: pytest.MonkeyPatch, spread: float, code: int
+    repository: Path, monkeypatch: pytest.MonkeyPatch, spread: float, code: int, rev: str
 ) -> None:
-    known = {short(repository, "HEAD"): compare.Noise(8, date(2026, 11, 20), {"exact_match": spread})}
+    known = {short(repository, rev): compare.Noise(8, date(2026, 11, 20), {"exact_match": spread})}
     monkeypatch.setattr(compare, "noise", lambda commit: known.get(commit[:7]))
     assert "about a retraining, of which 8 seeds were measured:" in bisected(code, "first", "HEAD")
+    assert "retraining apart" in bisected(1, "first", "HEAD", "--metric", "nobody.exact_match")
 
 
-@pytest.mark.parametrize(("versions", "lost", "code"), [(1, 6, 0), (1, 5, 3), (5, 6, 3), (5, 9, 0)])
+@pytest.mark.parametrize(("versions", "lost", "code"), [(1, 6, 0), (1, 5, 3), (5, 6, 3), (5, 8, 0)])
 def test_each_look_gets_its_share_of_the_level(
     repository: Path, monkeypatch: pytest.MonkeyPatch, versions: int, lost: int, code: int
 ) -> None:
-    """6 of 40 lost: p = 0.031, which is evidence for one look and none for five."""
+    """6 of 40 lost: p = 0.031, which is evidence for one look and none for five. 8 are, of which 7 would not be."""
     way = [bisect.Step(f"{number}", f"{number}", True) for number in range(versions + 1)]
 
     def outcomes(commit: str, _: list[str]) -> compare.Outcomes:
@@ -72,7 +76,7 @@ def test_each_look_gets_its_share_of_the_level(
     monkeypatch.setattr(names, "commit_of", lambda rev: rev)
     monkeypatch.setattr(compare, "noise", lambda commit: None)
     said = bisected(code, "0", str(versions))
-    assert ("its own step, from 4 (4): 0.975 to 0.775" in said) == (versions == 5 and code == 0)
+    assert ("its own step, from 4 (4): 0.975 to 0.800" in said) == (versions == 5 and code == 0)
 
 
 def unrecorded(repository: Path) -> None:
@@ -144,12 +148,13 @@ def test_a_drop_without_new_rows_is_not_blamed_on_rows(repository: Path) -> None
 
 def test_test_rows_that_changed_are_left_out_of_the_pairs(repository: Path) -> None:
     changed = [toy.row(f"t{number:02}", "no" if number < 2 else "yes") for number in range(40)]
+    changed[2] |= {"instruction": "quite another request"}
     write_rows(repository / "data" / "test" / "rows.jsonl", changed)
     write_rows(repository / "data" / "raw" / "e.jsonl", [toy.row("e1")])
     toy.record(repository, "tests")
     good, bad = (bisect.Step(commit, "", True) for commit in ("v-large", "v-tests"))
     result = bisect.compared(good, bad, Rule("tuned", "exact_match", 0.0, 0.0), 0.95, None)
-    assert (result.n, result.regressed) == (38, 10)
+    assert (result.n, result.regressed) == (37, 9)
 
 
 def test_what_changed_in_the_same_step_is_named(repository: Path) -> None:
@@ -158,8 +163,12 @@ def test_what_changed_in_the_same_step_is_named(repository: Path) -> None:
     (repository / "data" / "raw" / "big.jsonl").unlink(missing_ok=True)
     write_rows(repository / "data" / "raw" / "d.jsonl", [toy.row("d1", "poison")])
     Path("params.yaml").write_text("train: {epochs: 9}\n", encoding="utf-8")
+    for name in ("data/general/prompts.jsonl", "data/rules.yaml"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text("{}\n", encoding="utf-8")
     toy.record(repository, "both")
-    assert "changed in the same step: params.yaml\n" in bisected(0, "v-grown", "v-both")
+    causes = "data/general/prompts.jsonl, data/rules.yaml, params.yaml"
+    assert f"changed in the same step: {causes}\n" in bisected(0, "v-grown", "v-both")
 
 
 @pytest.mark.parametrize(

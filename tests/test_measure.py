@@ -133,14 +133,15 @@ def test_a_model_without_an_origin_is_refused_before_it_answers(folder: Path) ->
 
 def test_requests_from_elsewhere_are_shown_for_the_model_that_answered_them(metrics: Path) -> None:
     slices = {"kind": {"list": rates(0.5) | {"n": 20}, "create": rates(0.4) | {"n": 19}}, "value": {}}
-    found = rates(0.7) | {"n": 39, "slices": slices, "constrained": False, "computed_from": {"adapter": "a1"}}
+    found = rates(0.7) | {"n": 39, "slices": slices, "constrained": False, "computed_from": ORIGIN}
     file = metrics.parent / "experiments" / "requests.json"
     assert table.read(metrics)["requests"] == [f"Not measured for this model: `{table.MEASURE}`."]
     file.parent.mkdir()
     file.write_text(json.dumps(found), encoding="utf-8")
     shown = [line.split(" | ")[:2] for line in table.read(metrics)["requests"]]
     assert shown == [["| answers", "n"], ["| ---", "---"], ["| all", "39"], ["| list", "20"]]
-    for other in ({"computed_from": {"adapter": "a2"}}, {"constrained": True}):
+    others: list[dict[str, Any]] = [{"computed_from": ORIGIN | {name: "another"}} for name in ORIGIN]
+    for other in (*others, {"constrained": True}):
         file.write_text(json.dumps(found | other), encoding="utf-8")
         assert table.read(metrics)["requests"][0].startswith("Not measured for this model")
 
@@ -151,6 +152,7 @@ def test_a_missing_model_is_named(here: Path) -> None:
 
 def test_an_answer_with_control_characters_is_printed_as_text() -> None:
     assert measure.shown("a\n\x1b[31m") == '"a\\n\\u001b[31m"'
+    assert measure.shown('{"title": "Müller"}') == '{"title":"Müller"}', "to be compared with what was expected"
 
 
 def rates(exact: float, **more: Any) -> dict[str, Any]:
@@ -158,6 +160,7 @@ def rates(exact: float, **more: Any) -> dict[str, Any]:
 
 
 ENDS = ("", "_low", "_high")
+ORIGIN = {"adapter": "a1", "schema": "s1"}
 GAIN = {"difference": 0.5, "low": 0.4, "high": 0.6, "p_value": 0.01, "n": 9}
 EVALUATED = {
     "systems": {
@@ -167,7 +170,7 @@ EVALUATED = {
     },
     "held_out": {"tuned": rates(0.75)},
     "gain_over_few_shot": GAIN,
-    "computed_from": {"adapter": "a1"},
+    "computed_from": ORIGIN,
 }
 
 

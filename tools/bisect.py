@@ -21,7 +21,8 @@ from stages.scores import scoring, stats
 from versions import history, names, record
 from versions.history import OUTCOMES, RAW, TEST, short
 
-CAUSES = ("params.yaml", "dvc.yaml", "constraints.txt", "stages", "expectations", "data/schema.json", TEST)
+CAUSES = ["params.yaml", "dvc.yaml", "constraints.txt", "stages", "expectations"]
+CAUSES += ["data/general", "data/rules.yaml", "data/schema.json", TEST]
 
 
 class NothingWorseError(InputError):
@@ -84,7 +85,7 @@ def search(good: str, bad: str, wanted: str) -> Iterator[str]:
     Recorded metrics cost nothing to read, so every version is compared with GOOD: a binary search would take it on
     trust that a metric, once bad, stays bad. More looks find more by chance, so each gets its share of the 5%.
     """
-    system, _, metric = wanted.partition(".")
+    system, _, metric = wanted.rpartition(".")  # a system is a file name, which may hold dots
     if metric not in scoring.METRICS:
         raise InputError(f"{wanted}: a system and one of {', '.join(scoring.METRICS)}, as in tuned.exact_match")
     rule, way = Rule(system, metric, 0.0, 0.0), steps(good, bad)
@@ -103,7 +104,7 @@ def search(good: str, bad: str, wanted: str) -> Iterator[str]:
             return
     if not way[-1].measured:
         raise NotMeasuredError(f"{way[-1]} has no recorded metrics: `dvc repro` there, commit, and ask again")
-    raise NothingWorseError(f"no version has a worse {wanted}, as far as these test rows can tell")
+    raise NothingWorseError(f"no recorded version has a worse {wanted}, as far as these test rows can tell")
 
 
 def shown(result: stats.Comparison) -> str:
@@ -122,7 +123,8 @@ def culprit(before: Step, step: Step, way: list[Step], change: str) -> Iterator[
         raise NotMeasuredError(f"worse by {step}; before it, nothing is recorded for {', '.join(between)}: {report}")
     others = [path for path in history.changed_files(before.commit, step.commit) if history.within(path, CAUSES)]
     if before.data == step.data:
-        yield f"the data is the same as at {short(before.commit)}; changed: {', '.join(others)}; see {report}"
+        changed = ", ".join(others) or "nothing that is known here"
+        yield f"the data is the same as at {short(before.commit)}; changed: {changed}; see {report}"
         raise NothingWorseError(f"no change of data made it worse: {short(step.commit)} did")
     yield f"first worse than the start: {step}"
     yield f"its own step, from {before}: {change}"

@@ -86,9 +86,9 @@ def lines(found: dict[str, Any]) -> list[str]:
 def shown(answer: str) -> str:
     """A model may write line ends and control characters: what is not JSON is printed as a JSON string."""
     try:
-        return json.dumps(strict_json.parse(answer), separators=(",", ":"))
+        return cli.printable(strict_json.compact(strict_json.parse(answer)))
     except strict_json.JsonError:
-        return json.dumps(answer)
+        return cli.printable(strict_json.compact(answer))
 
 
 @click.command(cls=cli.Command, help=__doc__)

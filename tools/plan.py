@@ -147,6 +147,8 @@ def check_here() -> str:
     missing = [str(file) for file in (BASE, ROWS, PREFIX) if not file.is_file()]
     if missing:
         return f"memory is not checked: {missing[0]} is not there yet"
+    if settings.launch == "fsdp":
+        return "memory is not checked: the plan is of one process that holds the whole model, and train.launch is fsdp"
     try:
         shape = memory.shape_of(strict_json.read(BASE), str(BASE))
     except cli.InputError as unknown:
@@ -159,6 +161,8 @@ def check_here() -> str:
 @click.option("--card", type=click.Choice(list(CARDS)), help="without it: this machine")
 @click.option("--check", "only_check", is_flag=True, help="only whether the next training fits here")
 def main(name: str, card: str | None, only_check: bool) -> None:
+    if only_check and (card or name != DEFAULT):
+        raise click.UsageError("--check is of models/base on this machine: give it alone")
     click.echo(f"plan: {check_here()}" if only_check else "\n".join(report(name, card)))
 
 

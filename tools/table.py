@@ -79,9 +79,13 @@ def results(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def requests(found: dict[str, Any] | None, adapter: str) -> list[str]:
-    """The tuned model on requests from elsewhere, which aren't in Git; none of another adapter or held to a grammar."""
-    if not found or found.get("constrained") or found["computed_from"]["adapter"] != adapter:
+def requests(found: dict[str, Any] | None, origin: dict[str, Any]) -> list[str]:
+    """The tuned model on requests from elsewhere, which aren't in Git; none of another adapter or held to a grammar.
+
+    `origin`: what the figures of the test rows were computed from.
+    """
+    same = found and all(found["computed_from"][name] == origin[name] for name in ("adapter", "schema"))
+    if not found or not same or found.get("constrained"):
         return [f"Not measured for this model: `{MEASURE}`."]
     parts = {"all": found, **found["slices"]["kind"], **found["slices"]["value"]}
     return rates("answers", {name: part for name, part in parts.items() if part["n"] >= FEWEST})
@@ -97,7 +101,7 @@ def general(retention: dict[str, Any]) -> list[str]:
         ["perplexity of plain text", *(f"{model['perplexity']:.1f}" for model in models)],
         ["bits per byte of it", *(f"{model['bits_per_byte']:.2f}" for model in models)],
     ]
-    return [*grid(["", "base as fetched", "quantised, adapter off", "tuned"], rows), "", *limits(retention)]
+    return [*grid(["", "base as fetched", "quantised base", "tuned"], rows), "", *limits(retention)]
 
 
 def memorised(memorisation: dict[str, Any]) -> list[str]:
@@ -135,8 +139,8 @@ def read(folder: Path) -> dict[str, list[str]]:
     files["requests"] = folder.parent / "experiments" / "requests.json"
     found = {name: strict_json.read(file) for name, file in files.items() if name == "evaluate" or file.is_file()}
     try:
-        adapter = found["evaluate"]["computed_from"]["adapter"]
-        lines = {"table": results(found), "requests": requests(found.get("requests"), adapter)}
+        origin = found["evaluate"]["computed_from"]
+        lines = {"table": results(found), "requests": requests(found.get("requests"), origin)}
         if {"retention", "memorisation"} <= set(found):
             lines["kept"] = [*general(found["retention"]), "", *memorised(found["memorisation"])]
     except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -59,6 +59,8 @@ def commit_of(rev: str) -> str:
         commit = history.resolve(rev)
     except InputError:
         having = holders().get(wanted[0]) if wanted else None
+        if wanted and not having and not history.is_shallow():
+            raise InputError(f"{rev!r} is named in {NAMES}, but no commit behind HEAD has that data") from None
         if not having:
             raise
         return recording(having)
@@ -73,7 +75,7 @@ def table() -> list[str]:
     lines = [("name", "commit", "date", "rows", "data", "tuned exact match")]
     for md5, having in holders().items():
         commit = recording(having)
-        date = history.git("show", "--no-patch", "--format=%cs", commit).decode().strip()
+        date = history.git("show", "--no-patch", "--no-show-signature", "--format=%cs", commit).decode().strip()
         lines.append((known.get(md5, "-"), history.short(commit), date, _rows(commit), md5[:12], _metric(commit)))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]

@@ -6,12 +6,11 @@ Everything is looked up before a file is touched. A rollback that is killed leav
 version, which its note in .git names; the next one, to whatever version, takes it from there.
 """
 
-import errno
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from shutil import copyfile, rmtree
+from shutil import move, rmtree
 from typing import Any
 
 from stages.core.cli import InputError
@@ -71,6 +70,9 @@ def goal_of(commit: str, data_only: bool) -> Goal:
     cached, plain = todays_outs()
     roots = (*DATA, *(() if data_only else (*RESULTS, *plain)))
     files = {path: oid for path, oid in history.files(commit, *roots).items() if not within(path, record.APART)}
+    brought = {root for earlier in noted() for root in roots if history.files(earlier, root)}
+    lacking = [root for root in roots if root in brought and not any(within(path, [root]) for path in files)]
+    files |= history.files("HEAD", *lacking) if lacking else {}  # and not what an earlier rollback left there
     history.blobs(files.values())  # an object that Git can't read shows now, not half-way
     if not any(within(path, [RAW]) for path in files):
         raise InputError(f"{short(commit)} has no {RAW} in Git")
@@ -80,7 +82,7 @@ def goal_of(commit: str, data_only: bool) -> Goal:
     made_by = {path: name for name, stage in stages.items() for path in stage.outs}
     own = {path: md5 for path, md5 in recorded.items() if cached.get(path) == made_by[path]}
     outs = own | history.pointers(commit, RAW, TEST)
-    held = tuple(root for root in roots if any(within(path, [root]) for path in files))
+    held = tuple(root for root in roots if root in lacking or any(within(path, [root]) for path in files))
     return Goal(commit, held, files, outs, sorted(recorded.keys() - outs.keys()), made_by)
 
 
@@ -101,6 +103,13 @@ def todays_outs() -> tuple[dict[str, str], list[str]]:
     apart = [out for out in outs if within(out, OUTPUTS) and not within(out, DATA)]
     apart = [out for out in apart if not any(within(root, [out]) for root in DATA)]
     return {out: maker[out] for out in apart if outs[out]}, [out for out in apart if not outs[out]]
+
+
+def lacking_params(commit: str) -> list[str]:
+    """The sections of params.yaml that today's dvc.yaml asks for and `commit` doesn't have."""
+    today = record.pipeline(*(Path(file).read_bytes() for file in (record.PIPELINE, record.PARAMS)))
+    asked = {key.split(".")[0] for stage in today.values() for key in stage.params.get(record.PARAMS, ())}
+    return sorted(asked - history.parse_yaml(history.read(commit, record.PARAMS) or b"{}", record.PARAMS).keys())
 
 
 def refuse_name(path: str) -> None:
@@ -189,8 +198,13 @@ def plan(repo: Any, goal: Goal, rev: str, allow_missing: bool) -> tuple[Goal, se
     missing = {finding.out for finding in findings}
     if not allow_missing and not missing <= set(PAGES):
         stages = " ".join(dict.fromkeys(name for out, name in goal.made_by.items() if out in missing))
-        again = f"To make it again: python -m tools.rollback {rev} --allow-missing && dvc repro {stages}"
-        advice = again if stages else "It was added with `dvc add`: only a remote can have it."
+        advice = f"To make it again: python -m tools.rollback {rev} --allow-missing && dvc repro {stages}"
+        if not stages:
+            advice = "It was added with `dvc add`: only a remote can have it."
+        elif lacks := lacking_params(goal.commit):
+            advice = (
+                f"Its params lack {', '.join(lacks)}: only the code of that time makes it again (git worktree add)."
+            )
         lines = [f"  {finding}" for finding in findings]
         raise MissingError("neither cache nor remote has it, nothing was restored:", *lines, advice)
     away = set(wrong) | (pointed - goal.outs.keys())
@@ -246,13 +260,7 @@ def put(path: Path, content: bytes, part: Path) -> None:
         rmtree(path)  # of empty folders: what they held is gone by now, and was all known
     path.parent.mkdir(parents=True, exist_ok=True)
     part.write_bytes(content)
-    try:
-        part.replace(path)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        copyfile(part, path)  # a disk of its own: not in one step
-        part.unlink()
+    move(part, path)  # in one step, unless data is on a disk of its own
 
 
 def verify(goal: Goal) -> None:
@@ -312,10 +320,12 @@ def report(goal: Goal, data_only: bool, again: list[str]) -> Iterator[str]:
         f"every hash as recorded. Staged; to undo: {undo}"
     )
     if goal.forgotten:
-        yield f"Left out, as no stage of that name makes it today: {', '.join(map(printable, goal.forgotten))}"
-    if data_only:
-        yield "`dvc repro` now trains today's code on this data"
-    elif again:
+        named = ", ".join(map(printable, goal.forgotten))
+        yield f"Left out, as no stage of that name makes it below data or models today: {named}"
+    stale = sorted(out for out in todays_outs()[0] if out not in goal.outs and Path(out).exists())
+    if stale and not data_only:
+        yield f"Not of this version, which has no record of them: {', '.join(stale)}"
+    if again:
         yield "`dvc repro` would run these again, and what follows from them:\n  " + "\n  ".join(again)
     else:
         yield "`dvc repro` has nothing to do"
