@@ -46,7 +46,8 @@ def points(sizes: tuple[int, ...], epochs: int, batch: int) -> dict[str, list[Po
 def measure(scratch: Path, point: Point) -> dict[str, Any]:
     """Train one point, and the figures of it."""
     folder = scratch / f"{point.rows or 'all'}-rows-{point.epochs}-epochs"
-    trial.prepare(folder, {"build.train_rows": point.rows, "train.epochs": point.epochs}, {})
+    settings = {"build.train_rows": point.rows, "train.epochs": point.epochs}
+    trial.prepare(folder, settings, {}, ["build", *trial.MODEL])
     trial.run(folder, "build", *trial.MODEL)
     trial.drop_weights(folder)
     trained = strict_json.read(folder / "metrics/train.json")
@@ -78,10 +79,10 @@ def write_csv(path: Path, curves: dict[str, list[dict[str, Any]]]) -> None:
 @click.option("--size", "sizes", type=click.IntRange(1), multiple=True, default=SIZES, show_default=True)
 def main(scratch: Path, out: Path, sizes: tuple[int, ...]) -> None:
     trial.require_reproduced()
-    settings, every = params.load("train", train.Params), strict_json.read_jsonl(Path("data/chat/train.jsonl"))
-    rows = len({example["group"] for example in every})
+    settings = params.load("train", train.Params)
+    rows = len({example["group"] for example in strict_json.read_jsonl(Path("data/chat/train.jsonl"))})
     if max(sizes) >= rows:
-        raise cli.InputError(f"{rows} training rows are too few for --size {max(sizes)}; name smaller sizes")
+        raise cli.InputError(f"--size {max(sizes)}: name sizes below {rows}, the number of training rows")
     series = points(sizes, int(settings.epochs), settings.batch_size)
     measured = {point: measure(scratch.absolute(), point) for point in dict.fromkeys(chain(*series.values()))}
     curves = {name: [measured[point] for point in part] for name, part in series.items()}

@@ -43,7 +43,7 @@ def prepare(
 ) -> None:
     """Make the folder: params.yaml with changes such as {"train.epochs": 6}, and JSON Lines files by their paths.
 
-    `stages`: those that will run in it, in their order. Raises InputError where it holds a trial of something else.
+    `stages`: those to run, in order. Raises InputError where it holds a trial of something else.
     """
     import yaml
 

@@ -191,7 +191,7 @@ class Noise:
     right: dict[str, tuple[bool, ...]] = field(default_factory=dict)
 
     def on(self, rows: int, metric: str) -> float:
-        """The standard deviation on `rows` of the n test rows, if rows flip independently: at least what it is."""
+        """The standard deviation on `rows` of the n test rows, were they to flip by themselves and like the rest."""
         return self.spread[metric] * sqrt(max(1, self.n / rows))
 
 
@@ -262,7 +262,7 @@ def retrained(
     by_row = sum(value**2 for value in sums.values()) / result.n**2
     by_seed = spread**2 * sum(1 / side for side in runs)
     error, factor = sqrt(max(by_row, by_seed)), float(t.ppf((1 + level) / 2, seeds - 1))
-    if not error:  # neither a row nor a training moved: the bound of the rows stands
+    if not error:  # nothing varied: there is no noise to widen by
         return result
     low, high = result.difference - factor * error, result.difference + factor * error
     evidence = "better" if low > 0 else "worse" if high < 0 else "no evidence"
@@ -363,12 +363,10 @@ def drop(what: str, metric: Metric, rule: Rule) -> Check:
 
 def floor(what: str, rows: Iterable[Outcome], rule: Rule, level: float) -> Check:
     """Broken only where the whole Wilson interval of the rate lies below. Raises ValueError without rows."""
-    from scipy.stats import binomtest
-
     hits = [row.hit(rule) for row in rows]
-    ends = binomtest(sum(hits), len(hits)).proportion_ci(level, method="wilson")
-    after = f"{sum(hits) / len(hits):.3f} [{ends.low:.3f}, {ends.high:.3f}]"
-    return Check(what, "", after, f"at least {rule.floor:g}", bool(ends.high >= rule.floor))
+    low, high = stats.wilson(sum(hits), len(hits), level)
+    after = f"{sum(hits) / len(hits):.3f} [{low:.3f}, {high:.3f}]"
+    return Check(what, "", after, f"at least {rule.floor:g}", high >= rule.floor)
 
 
 def judged(rows: Paired, before: Outcomes, after: Outcomes, gate: Gate, known: Noise | None) -> list[Check]:

@@ -75,7 +75,7 @@ def _retention(base: str, head: str, gate: Gate) -> Iterator[Finding]:
     rows = compare.paired(*_sides(_questions, base, head, QUESTIONS))
     yield from gone(QUESTIONS, rows, gate)
     if rows.edited and not rows.both and not gate.allow_removed_test_rows:
-        yield Problem(QUESTIONS, "every question that the base has was rewritten")
+        yield Problem(QUESTIONS, "no question of the base is asked as it was")
     if rows.both:
         yield compare.drop("general questions right", compare.measured(rows.both, rule, gate.level), rule)
 
@@ -84,20 +84,26 @@ def _behaviour(base: str, head: str, gate: Gate) -> Iterator[Finding]:
     """Which tests flipped, of all capabilities, and the share of minimum functionality that passes."""
     rule = Rule("tuned", "exact_match", 0.0, gate.minimum_functionality)
     before, after = _sides(_behaviours, base, head, BEHAVIOURS)
-    # What a variant has to be follows from the model's own first answer: where that moved, the test is still the same.
-    moved = {name: row.expected for name, row in after.items() if not row.kind.startswith("minimum-")}
-    before = {name: replace(row, expected=moved.get(name, row.expected)) for name, row in before.items()}
+
+    def as_now(row: Outcome) -> Outcome:
+        """What a variant has to be follows from the model's first answer: where that moved, the test is the same."""
+        now = after.get(row.id, row)
+        same = now.request == row.request and not now.kind.startswith("minimum-")
+        return replace(row, expected=now.expected) if same else row
+
+    before = {name: as_now(row) for name, row in before.items()}
     rows = compare.paired(before, after)
     yield from gone(BEHAVIOURS, rows, gate)
     yield from flips("behaviours", rows.both, rule)
-    sides = before, after
-    old, new = ({name: row for name, row in side.items() if row.kind.startswith("minimum-")} for side in sides)
+    old, new = (
+        {name: row for name, row in side.items() if row.kind.startswith("minimum-")} for side in (before, after)
+    )
     if counted := compare.paired(old, new).counted(old, new):
         yield compare.floor("minimum functionality", counted, rule, gate.level)
 
 
 def _questions(tree: str, path: str) -> Outcomes:
-    """With the text of each question, so that one that was rewritten under its id counts as another."""
+    """With the whole item of each question, so that one that was rewritten under its id counts as another."""
     asked = compare.read(tree, ITEMS, strict_json.canonical) if history.read(tree, ITEMS) else {}
 
     def test(line: Any) -> Outcome:

@@ -127,8 +127,8 @@ def _noise(known: Noise | None, gate: Gate) -> Safe:
     spread = f"{known.spread[metric]:.4f}, the standard deviation of {known.seeds} trainings on {known.date}"
     wider = f"{known.seeds} seeds measured: the interval is {t.ppf(end, known.seeds - 1) / norm.ppf(end):.1f} times as"
     return Safe(
-        f"Retraining noise: {spread}. Words about the tuned system are about this change, were it retrained, and those "
-        f"about others about these two models. {wider} wide as with many."
+        f"Retraining noise: {spread}. For the tuned system, better and worse are about this change, were it retrained; "
+        f"for the others, about these two models. {wider} wide as with many."
     )
 
 

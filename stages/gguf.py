@@ -68,9 +68,10 @@ def architecture(config: Any) -> Any:
     return MODEL_ARCH[ARCHITECTURES[name]]
 
 
-def cut(spec: dict[str, Any]) -> str:
+def cut(spec: dict[str, Any] | None) -> str:
     """llama.cpp's name of the pre-tokenizer in tokenizer.json. Raises GgufError for an unknown one: a wrong name would
     go unnoticed and cost accuracy."""
+    spec = spec or {"type": "none"}
     steps = tuple(_step(step) for step in spec.get("pretokenizers", [spec]))
     if steps not in CUTS:
         raise GgufError(f"the tokenizer cuts text by {' + '.join(steps)}, for which no name is known")
@@ -276,7 +277,7 @@ def convert(merged: Path, scale: str, out: Path) -> None:
 def main(merged: Path, out: Path) -> None:
     cli.end_with_caller()
     settings = params.load("gguf", Params)
-    with writing.replacing_folder(out) as folder:
+    with writing.replacing_folder(out, "Modelfile") as folder:
         if settings.type != "none":
             convert(merged, settings.type, folder)
     click.echo(f"gguf: {settings.type} -> {out}", err=True)

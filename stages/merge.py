@@ -74,19 +74,6 @@ def weight(model: Any, name: str) -> Any:
     return getattr(module.get_base_layer() if isinstance(module, LoraLayer) else module, kind)
 
 
-def scaled(model: Any, scale: float) -> Any:
-    """Keep that share of what its adapter adds: less of the task learnt, less of the base forgotten.
-
-    Interpolation between the weights before and after training (Lin et al. 2023, arXiv 2309.06256).
-    """
-    from peft.tuners.lora import LoraLayer
-
-    for layer in model.modules():
-        if isinstance(layer, LoraLayer):
-            layer.set_scale("default", scale)
-    return model
-
-
 def save(config: Any, dtype: str, out: Path, weight_of: Callable[[str], Any]) -> None:
     """Write config and weights as save_pretrained would; a weight is asked for when its file is put together."""
     import torch
@@ -120,6 +107,7 @@ def main(base: Path, adapter: Path, out: Path) -> None:
     cli.end_with_caller()
     settings, predict = params.load("merge", Params), params.load("predict", generate.Params)
     from peft import PeftModel
+    from peft.helpers import rescale_adapter_scale
     from transformers import AutoConfig
 
     prefix = strict_json.read(adapter / "made_from.json")["prefix"]
@@ -129,9 +117,10 @@ def main(base: Path, adapter: Path, out: Path) -> None:
     device = loading.device(params.load("compute", loading.Params).device)[1]
     with loading.reading(adapter, "adapter_config.json"):
         model = PeftModel.from_pretrained(quantised.load(base, device), adapter).get_base_model()
-    scaled(model, settings.scale)
     config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
-    with writing.replacing_folder(out) as folder:
+    # A smaller share keeps more of the base: between the weights before and after training (Lin et al. 2023,
+    # arXiv 2309.06256).
+    with rescale_adapter_scale(model, settings.scale), writing.replacing_folder(out, "made_from.json") as folder:
         save(config, settings.dtype, folder, partial(weight, model))
         generate.config(generate.stop_ids(model, tokenizer), predict.max_new_tokens).save_pretrained(folder)
         exported.save_pretrained(folder)

@@ -86,8 +86,8 @@ def main(
 ) -> None:
     cli.end_with_caller()
     settings = params.load("predict", generate.Params)
-    if len(rows) != len(out):
-        raise click.UsageError("give one --out for each --rows")
+    if len(rows) != len(out) or len({*rows}) < len(rows) or len({*out}) < len(out):
+        raise click.UsageError("give one --out for each --rows, and each of these once")
     if grounded and not schema:
         raise click.UsageError("--grounded needs --schema, whose grammar it narrows")
     fields = copied_fields(grounded) if grounded else ()
@@ -95,6 +95,8 @@ def main(
         for target in out:
             writing.write_jsonl(target, [])
         return click.echo("predict: switched off, or no field copies from the request: nothing is answered", err=True)
+    import torch
+
     key, device = loading.device(params.load("compute", loading.Params).device)
     tokenizer = loading.load_tokenizer(folder)
     examples = {source: [vars(row) for row in records.read(source, Asked, "ignore", least=0)] for source in rows}
@@ -107,6 +109,7 @@ def main(
         "fields": fields,
         "settings": asdict(settings),
         "device": key,
+        "threads": torch.get_num_threads() if device.name == "cpu" else None,
         "versions": {name: version(name) for name in LIBRARIES},
         "code": checkpoints.code(),
     }
@@ -117,8 +120,6 @@ def main(
         work.check_prompts_fit(str(source), given, prompts, room)
         batches = generate.batches(prompts, settings.batch_size)
         parts.append(work.Part(given, prompts, Kept(answered, {**inputs, "asked": asked, "prompts": prompts}, batches)))
-    import torch
-
     count = count or (torch.cuda.device_count() if device.name == "cuda" else 1)
     work.answer_all(work.Job(folder, device, settings, tokenizer, schema, fields, parts), count)
     found, seconds = [], 0.0

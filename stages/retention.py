@@ -101,7 +101,7 @@ def document(tokenizer: Any, row: Document) -> Query:
 
 def ask(rows: Rows, model: Any, name: str) -> Result:
     """Raises InputError for a row beyond the model's context, where a likelihood means nothing."""
-    longest = model.config.max_position_embeddings
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", math.inf)  # some have no limit
     asked: list[Item | Document] = [*rows.items, *rows.documents]
     for row, query in zip(asked, rows.queries, strict=True):
         if (tokens := len(query.context) + max(map(len, query.continuations))) > longest:

@@ -56,9 +56,9 @@ class Params:
 
         if unknown := set(self.flag_only) - set(verdicts.FLAGGABLE):
             named = ", ".join(sorted(unknown))
-            raise params.ParamsError(f"params.yaml: validate.flag_only: no check is called, or must refuse: {named}")
+            raise ValueError(f"flag_only: no check is called, or must refuse: {named}")
         if self.phone_region not in SUPPORTED_REGIONS:
-            raise params.ParamsError(f"params.yaml: validate.phone_region: no such region: {self.phone_region!r}")
+            raise ValueError(f"phone_region: no such region: {self.phone_region!r}")
 
 
 def read_folder(folder: Path) -> list[rows.Row]:
@@ -67,6 +67,8 @@ def read_folder(folder: Path) -> list[rows.Row]:
         raise cli.InputError(f"{folder}: no such folder")
     content: dict[Path, list[rows.Row]] = {}
     for file in sorted(file for file in folder.iterdir() if file.name[0] != "."):
+        if any("\udc80" <= char <= "\udcff" for char in file.name):
+            raise cli.InputError(f"{file}: a file's name must be UTF-8")
         if file.suffix not in (".jsonl", ".dvc") or not file.is_file():
             raise cli.InputError(f"{file}: only *.jsonl files, not in folders, are read")
         if file.suffix == ".jsonl":
@@ -149,13 +151,8 @@ def write_rows(out: Path, tables: Tables) -> None:
         writing.write_jsonl(out / f"{name}.jsonl", lines)
 
 
-def counts(tables: Tables) -> list[str]:
-    sizes = {split: (len(table), len(sound(table))) for split, table in tables.items()}
-    return [f"{split}: {rows} rows = {kept} kept + {rows - kept} refused" for split, (rows, kept) in sizes.items()]
-
-
-def report(tables: Tables, judged: list[Verdict]) -> list[str]:
-    """Lines for the terminal: refused rows, what does not hold and what sets its limit, and the counts."""
+def report(tables: Tables, judged: list[Verdict], sizes: list[str]) -> list[str]:
+    """Lines for the terminal: refused rows, what does not hold and what sets its limit, and the counts (`sizes`)."""
     refused = [checked for table in tables.values() for checked in table if checked.reasons]
     lines = [f"{checked.where}: {name}: {why}" for checked in refused for name, why in checked.reasons.items()]
     if len(lines) > SHOWN:
@@ -167,7 +164,7 @@ def report(tables: Tables, judged: list[Verdict]) -> list[str]:
         shown.append(f"fields that are not read, and rows that have them: {dict(sorted(ignored.items()))}")
     size = next(verdict.examples[0] for verdict in judged if verdict.check == "train_rows")
     # 'not measured' is one line for all figures of usage
-    return lines + [f"validate: {line}" for line in dict.fromkeys([*shown, *counts(tables), f"training rows: {size}"])]
+    return lines + [f"validate: {line}" for line in dict.fromkeys([*shown, *sizes, f"training rows: {size}"])]
 
 
 @click.command(cls=cli.Command, help=__doc__)
@@ -195,14 +192,15 @@ def main(
     judged += usage.judge(tables, Path(settings.usage), suites)
 
     figures = {split: summary(table) for split, table in tables.items()}
+    sizes = [f"{split}: {f['rows']} rows = {f['kept']} kept + {f['refused']} refused" for split, f in figures.items()]
     write_rows(out, tables)
-    page.write(docs / "index.html", counts(tables), recorded)
+    page.write(docs / "index.html", sizes, recorded)
     writing.write_json(detail, figures | {"checklist": verdicts.checklist(recorded)})
     writing.write_json(metrics, {f"{s}_{name}": figures[s][name] for s in tables for name in ("rows", "refused")})
     if agreed.unchecked:
         click.echo(f"validate: formats that answers are not held to: {', '.join(agreed.unchecked)}", err=True)
-    for line in report(tables, judged):
-        click.echo(line, err=True)
+    for line in report(tables, judged, sizes):
+        click.echo(cli.printable(line), err=True)
     if any(verdict.verdict in STOPPING[settings.stop_at] for verdict in judged):
         raise SystemExit(1)
 

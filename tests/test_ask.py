@@ -74,3 +74,4 @@ def test_a_contract_that_is_missing_is_status_2(here: Path, merged: Path) -> Non
     ran = CliRunner().invoke(ask.main, ["buy milk", "--model", str(merged), "--schema", "nowhere.json"])
     assert (ran.exit_code, ran.stderr.count("\n")) == (2, 1)
     assert "nowhere.json: No such file" in ran.stderr
+    assert "models/merged is not a model" in CliRunner().invoke(ask.main, ["buy milk"]).stderr

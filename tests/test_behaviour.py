@@ -69,6 +69,12 @@ def test_each_answer_of_a_conversation_is_a_test(here: Path) -> None:
     assert [example.id for case in behaviours.read(folder, RULES) for example in case.examples] == ["m#1", "m#2"]
 
 
+def test_tests_are_in_the_order_of_their_files(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    glob = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: sorted(glob(folder, pattern), reverse=True))
+    assert [case.capability for case in behaviours.read(write(FILES), RULES)] == sorted(FILES)
+
+
 @pytest.mark.parametrize(
     ("files", "problem"),
     [

@@ -163,12 +163,14 @@ def test_what_changed_in_the_same_step_is_named(repository: Path) -> None:
     (repository / "data" / "raw" / "big.jsonl").unlink(missing_ok=True)
     write_rows(repository / "data" / "raw" / "d.jsonl", [toy.row("d1", "poison")])
     Path("params.yaml").write_text("train: {epochs: 9}\n", encoding="utf-8")
-    for name in ("data/general/prompts.jsonl", "data/rules.yaml"):
+    write_rows(Path("data/test/more.jsonl"), [toy.row("t99")])
+    causes = ["constraints.txt", "data/general/prompts.jsonl", "data/rules.yaml", "data/schema.json"]
+    for name in (*causes, "expectations/train.json"):
         Path(name).parent.mkdir(exist_ok=True)
-        Path(name).write_text("{}\n", encoding="utf-8")
+        Path(name).write_text("[]\n", encoding="utf-8")
     toy.record(repository, "both")
-    causes = "data/general/prompts.jsonl, data/rules.yaml, params.yaml"
-    assert f"changed in the same step: {causes}\n" in bisected(0, "v-grown", "v-both")
+    causes += ["data/test/more.jsonl", "expectations/train.json", "params.yaml"]
+    assert f"changed in the same step: {', '.join(causes)}\n" in bisected(0, "v-grown", "v-both")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from experiments.calibration import Judge, Model
 from review import compare
 from review.compare import Gate, Noise, Outcome, Rule
 from stages.core import strict_json
-from versions import record
+from versions import history, record
 
 ROWS, TIMES = 300, 100
 RULE = Rule("tuned", "exact_match", 0.02, 0.0)
@@ -96,6 +96,7 @@ def put_seeds(right: list[str]) -> None:
 def test_recorded_trainings_are_judged_in_pairs_both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small.start(tmp_path, monkeypatch)
     put_seeds(["1" * 90 + "0" * 10, "1" * 88 + "0" * 12, "0" * 4 + "1" * 85 + "0" * 11])
+    assert calibration.read(history.working_tree())[1].sum(axis=1).tolist() == [90, 88, 85]
     ran = CliRunner().invoke(calibration.main, ["--times=2"])
     assert ran.exit_code == 0, ran.output
     found = strict_json.read(tmp_path / calibration.OUT)

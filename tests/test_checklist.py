@@ -11,9 +11,9 @@ import pytest
 from conftest import ROOT, SCHEMA, write_rows
 
 from stages import validate
-from stages.checklist import clean, complete, correct, safe, usage, verdicts
+from stages.checklist import clean, complete, consistent, correct, safe, size, usage, verdicts
 from stages.checklist.labelling import Labelling, Rule
-from stages.checklist.row import CheckedRow, Example, Tables
+from stages.checklist.row import CheckedRow, Example, Tables, flag, texts
 from stages.core import params
 from stages.data import contract, writing
 from stages.data.rows import Row
@@ -302,9 +302,11 @@ def test_a_figure_out_of_bounds_fails_alone(data: Data, figure: str) -> None:
 
 def test_figures_by_hand(data: Data) -> None:
     FIGURE_DEFECTS["action_mix"](data)
+    data.add("test", row("buy glue", create("buy glue")))  # refused, so it counts in no figure
     found = verdicts.measure(data.checked(), 0.8)
     assert found["action_mix"][0][0] == pytest.approx(9 / 29 - 1 / 21)
     assert found["test_rows"] == [(21, "a rate of one half is known to ±21%")]
+    assert (size.verdict(50)[:6], size.verdict(5000)[:4]) == ("50-100", "5000")
 
 
 def asking(request: str, kind: str = "") -> CheckedRow:
@@ -348,9 +350,68 @@ def test_every_expectation_has_a_defect() -> None:
     assert columns == proven
 
 
-def test_a_key_in_an_id_is_found(data: Data) -> None:
-    data.add("train", row("buy glue", create("Buy glue")) | {"id": "AKIAIOSFODNN7EXAMPLE"})
-    assert set(data.checked()["train"][-1].reasons) == {"secret"}
+def test_what_is_recorded_does_not_hang_on_the_order_of_a_set() -> None:
+    checked = asking("x")
+    checked.examples = [replace(checked.examples[0], answer={"t": "".join(map(chr, range(0xE000, 0xE040)))})]
+    clean.check_characters([checked])
+    assert checked.reasons["characters"].startswith("U+E000 ")
+    checked.reasons = dict.fromkeys(verdicts.FLAGGABLE, "x")
+    flag([checked], [*verdicts.FLAGGABLE])
+    assert list(checked.flags) == list(verdicts.FLAGGABLE)
+
+
+def test_what_nobody_sees_is_refused_in_an_answer_too() -> None:
+    checked = asking("x")
+    checked.examples = [replace(checked.examples[0], answer={"t": "a\x1bb"})]
+    clean.check_characters([checked])
+    assert "characters" in checked.reasons
+
+
+@pytest.mark.parametrize(
+    "text", ["</s>", "[INST] hi", "<<SYS>>", "<bos>", "<think>", "<start_of_turn>user", "<\uff5cUser\uff5c>"]
+)
+def test_control_tokens_of_every_chat_format_are_found(text: str) -> None:
+    assert clean.CHAT_TOKENS.search(text)
+
+
+def test_values_are_found_in_objects_and_lists() -> None:
+    assert texts({"a": ["b", {"c": "d"}]}) == [(("a",), "b"), (("a", "c"), "d")]
+    found = [("a", "object"), ("a.b", "number"), ("a.c", "boolean"), ("d", "array"), ("e", "number")]
+    assert consistent.fields({"a": {"b": 1.5, "c": True}, "d": [None], "e": 2}) == found
+
+
+def test_order_and_types_are_those_of_the_kind() -> None:
+    answers = [({"x": 1, "y": "s"}, "a"), ({"x": 2, "y": "t"}, "a"), ({"y": 1, "x": "s"}, "b")]
+    table = [asking("x") for _ in answers]
+    for checked, (value, kind) in zip(table, answers, strict=True):
+        checked.examples = [replace(checked.examples[0], answer=value, kind=kind)]
+    consistent.check_order(table)
+    consistent.check_types(table)
+    assert not any(checked.reasons for checked in table)
+
+
+def test_a_field_is_copied_from_its_share_on() -> None:
+    table = [asking("feed cat", "k") for _ in range(10)]
+    for number, checked in enumerate(table):
+        checked.examples = [replace(checked.examples[0], answer={"t": "dog" if number == 9 else "cat"})]
+    correct.check_grounded([table], [], 0.9, [])
+    assert "grounded" in table[-1].reasons
+    table[-1].reasons.clear()
+    correct.check_grounded([table], [complete.SchemaValue("", ("t",), "dog")], 0.9, [])
+    assert not table[-1].reasons, "a code is no copy"
+
+
+def test_a_key_in_an_id_a_system_turn_or_an_answer_is_found(data: Data) -> None:
+    key = "AKIAIOSFODNN7EXAMPLE"
+    data.add("train", row("buy glue", create("Buy glue")) | {"id": key}, row("buy sand", create(f"Buy sand {key}")))
+    data.add("train", row("buy tape", create("Buy tape")) | {"system": f"use {key}"})
+    assert all("secret" in checked.reasons for checked in data.checked()["train"][-3:])
+
+
+def test_a_secret_that_is_only_flagged_is_not_repeated(data: Data) -> None:
+    data.add("train", row("rotate key AKIAIOSFODNN7EXAMPLE", create("key AKIAIOSFODNN7EXAMPLE")))
+    found = data.checked(flag_only=["secret"])["train"][-1]
+    assert (set(found.flags), found.reasons["labels"][:9]) == ({"secret"}, "not shown")
 
 
 def test_an_address_in_an_id_is_found_and_a_number_is_none(data: Data) -> None:
@@ -361,6 +422,7 @@ def test_an_address_in_an_id_is_found_and_a_number_is_none(data: Data) -> None:
 
 
 UNSEEN = {"\U0001f468\u200d\U0001f467 fish": False, "\x1b[31mglue": True, "\ue000 glue": True, "\u3164 glue": True}
+UNSEEN |= {"small\tfish\u200c\u200f": False, "\ufffd glue": True, "\u2800 glue": True}
 
 
 @pytest.mark.parametrize("asked", UNSEEN)
@@ -371,14 +433,16 @@ def test_what_nobody_sees_is_refused_and_emoji_are_not(data: Data, asked: str) -
 
 @pytest.mark.parametrize(
     ("word", "used"),
-    [("start", True), ("art", False), ("牛乳", True), ("iphone", True), ("phone", False), ("union", False)],
+    [("start", True), ("art", False), ("牛乳", True), ("iphone", True), ("phone", False), ("union", False)]
+    + [(sign, False) for sign in ("(((", "+", "|")],
 )
 def test_a_word_is_used_whole_unless_its_script_has_no_spaces(word: str, used: bool) -> None:
     assert correct.is_used(word, {"start", "買牛乳吧", "买2个iphone谢谢", "réunion"}) is used
 
 
 def test_an_instruction_in_every_row_makes_no_two_alike(data: Data) -> None:
-    long = "Turn the request of the user into one JSON object that follows the contract and says nothing else at all: "
+    long = 3 * "Turn the request of the user into one JSON object that follows the contract and says nothing else: "
+    data.add("train", row("what is on", one("list", filter="all")))
     for split in data.splits.values():
         for item in split:
             item["instruction"] = long + item["instruction"]
@@ -387,7 +451,7 @@ def test_an_instruction_in_every_row_makes_no_two_alike(data: Data) -> None:
 
 
 SECRETS = [
-    "the wifi password is Tr0ub4dor3",
+    "the wifi Password is Tr0ub4dor3",
     "api_key=abcd1234efgh5678",
     "token ghp_abcdefghijklmnopqrstuvwxyz0123456789",
     "use 9f86d081884c7d659a2feaa0c55ad015 there",
@@ -396,7 +460,9 @@ SECRETS = [
 ]
 PERSONAL = [
     "mail lena@example.org",
+    "MAIL LENA@EXAMPLE.ORG",
     "card 4111 1111 1111 1111 12/25",
+    "card 3782 822463 10005",
     "4111.1111.1111.1111",
     "pay iban de89370400440532013000 now",
     "ssn 536-90-4399",
@@ -410,6 +476,7 @@ HARMLESS = [
     "tag aaaaaaaaaaaaaaaaaaaa1",
     "meet at 10:30 on 2027-03-03",
     "room 1234567",
+    "ping 8.8.8.8 again",
     "1000000000000 sheep",
     "Grüße an Björn",
 ]
@@ -419,6 +486,12 @@ HARMLESS = [
 def test_secrets_and_personal_data_are_found_and_told_apart(text: str) -> None:
     found = (bool(safe.secret(text)), bool(safe.personal(text, "US")))
     assert found == (text in SECRETS, text in PERSONAL)
+
+
+def test_a_phrase_of_the_abuse_list_is_found_and_not_repeated() -> None:
+    checked = CheckedRow(Row("f", 1, "", ({"role": "user", "content": "call that mo fo"},), "", ""))
+    safe.check_abuse([checked], [])
+    assert checked.reasons["abuse"].startswith("'m***o' is ")
 
 
 def test_near_is_a_share_of_characters_and_includes_its_bound() -> None:
@@ -454,6 +527,18 @@ def test_the_index_of_near_duplicates_misses_none(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(clean, "FEW", 0)
     assert nearest(texts, similarity) == found
     assert 20 < sum(map(bool, found)) < len(found) - 20
+
+
+def test_of_many_requests_few_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(1)  # noqa: S311
+    texts = [f"remind me to {rng.getrandbits(100):x}" for _ in range(300)]
+    known = clean.Known(texts, 0.95)
+    for text in texts:
+        known.add(text, text)
+    assert sum(len(known.candidates(text)) for text in texts) < 2 * len(texts)
+    monkeypatch.setattr(clean, "SAMPLE", 2)
+    table = [asking(request) for request in ("pay bill 17", "pay bill 26", "pay bill 35", "sing me")]
+    assert clean.templated(table, 0.8)[0] == 1.0  # the first and the third
 
 
 def test_a_keyword_of_a_kind_is_no_trigger() -> None:

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -143,8 +144,27 @@ def test_the_newest_checkpoint_is_taken(tmp_path: Path, capsys: pytest.CaptureFi
     made = store(tmp_path, 9, 10)
     assert made.latest() == made.folder / "checkpoint-10"
     assert capsys.readouterr().err == ""
+    other = store(tmp_path, 1, seed=2)
     made.clear()
-    assert made.latest() is None
+    assert (made.latest(), other.latest()) == (None, other.folder / "checkpoint-1")
+
+
+def test_minutes_are_minutes_and_count_from_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, due = [1000.0], []
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    alone = SimpleNamespace(device="cpu", is_main_process=True, wait_for_everyone=lambda: None)
+    alone.reduce = lambda votes, how: votes
+    saver = checkpoints.callback(store(tmp_path, 3), 5.0, alone, dict)
+    state = SimpleNamespace(global_step=3, max_steps=9)
+    for seconds in (299, 2):
+        now[0] += seconds
+        due.append(saver.due(state))
+    saver.on_save(None, state, None)
+    assert (due, saver.due(state)) == ([False, True], False)
+    saver.terminated = True
+    assert [saver.due(SimpleNamespace(global_step=step, max_steps=9)) for step in (8, 9)] == [True, False]
 
 
 @pytest.mark.parametrize(

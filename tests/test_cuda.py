@@ -16,7 +16,7 @@ from test_train import SETTINGS, dataset
 from benchmarks import gpu, latency
 from planning import memory
 from stages import retention, train
-from stages.answers import generate, prefix_cache
+from stages.answers import generate, prefix_cache, processes
 from stages.model import loading, prefix_sharing, quantised
 
 CARDS = [key for key, row in loading.DEVICES.items() if row.name == "cuda"]
@@ -59,8 +59,8 @@ def test_the_arguments_of_a_training_on_a_card(card: None, tmp_path: Path, key: 
 
 
 @cards
-def test_the_quantised_base_goes_to_the_first_card(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
-    """quantised.load: device_map."""
+def test_the_quantised_base_goes_to_the_card_of_its_process(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """quantised.load: device_map, and the type that FSDP shards."""
     import torch
 
     asked: dict[str, Any] = {}
@@ -70,9 +70,12 @@ def test_the_quantised_base_goes_to_the_first_card(monkeypatch: pytest.MonkeyPat
         return torch.nn.Linear(1, 1)
 
     monkeypatch.setattr(loading, "network", noted)
+    for name, value in {"RANK": "3", "LOCAL_RANK": "1", "ACCELERATE_USE_FSDP": "true"}.items():
+        monkeypatch.setenv(name, value)
     quantised.load(Path("base"), loading.DEVICES[key])
-    assert (asked["device_map"], asked["dtype"]) == ({"": 0}, half(key))
+    assert (asked["device_map"], asked["dtype"]) == ({"": 1}, half(key))
     assert asked["quantization_config"].bnb_4bit_compute_dtype == half(key)
+    assert asked["quantization_config"].bnb_4bit_quant_storage == half(key)
 
 
 def test_the_loss_on_a_card_is_trls_own_and_the_same(
@@ -156,6 +159,18 @@ def test_retention_upcasts_no_model_on_a_card(base: Path, key: str) -> None:
     loaders = retention.models(base, base, replace(loading.DEVICES[key], name="cpu"))
     held = {name: {parameter.dtype for parameter in load().parameters()} for name, load in loaders.items()}
     assert held == {"base": {half(key)}, "adapter_off": {half(key), torch.uint8}, "tuned": {half(key)}}
+
+
+def test_each_process_has_a_card_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """processes._begin: set_device."""
+    import torch
+
+    chosen: list[int] = []
+    for name, value in (("is_available", True), ("device_count", 2)):
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    processes._begin(3, lambda *_: None, 4)
+    assert chosen == [1]
 
 
 def test_what_the_card_says_of_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,9 +142,19 @@ def test_the_measurements_on_show_are_those_of_the_files() -> None:
         assert f"| `{module}` | {counts} | {1 - left / (found['mutants'] - found['equivalent']):.1%} |" in page, module
 
 
-def test_make_repro_mends_builds_plans_runs_and_writes_the_pages() -> None:
-    ran = subprocess.run(["make", "--dry-run", "repro"], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607
-    words = ["tools.mend", "dvc repro build", "tools.plan --check", "dvc repro\n", MEND]
-    places = [ran.stdout.find(word) for word in [*words, "experiments.page docs/experiments.md", "tools.plots"]]
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("repro", ["tools.mend", "dvc repro build\n", "tools.plan --check", "dvc repro\n", MEND]),
+        ("pages", [MEND, "experiments.page docs/experiments.md", "tools.plots"]),
+        ("repro PULL=1", ["dvc repro build --pull\n", "dvc repro --pull\n", MEND, "experiments.page", "tools.plots"]),
+        ("test", ["ruff check .\n", "ruff format --check .\n", "mypy\n", "zizmor ", "check-jsonschema ", "loadfile\n"]),
+        ("clean", ["rm -rf .venv .mypy_cache .pytest_cache .ruff_cache mutants\n"]),
+    ],
+)
+def test_make_runs_these_commands_in_this_order(target: str, words: list[str]) -> None:
+    command = ["make", "--dry-run", *target.split()]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    places = [ran.stdout.find(word) for word in words]
     assert -1 not in places
     assert places == sorted(places)

@@ -140,6 +140,9 @@ def test_dvc_shows_few_columns_and_the_plots(clone: Path) -> None:
     assert set(shown) == {
         f"metrics/{name}.json" for name in ("train", "headline", "behaviour", "retention", "memorisation")
     }
+    files = (clone / f"metrics/plots/{name}_loss.csv" for name in ("train", "valid"))
+    steps, epochs = (file.read_bytes().count(b"\n") for file in files)
+    assert steps > epochs == 2, "a line for each step, and for each epoch; one of headings"
     run(clone, "dvc", "plots", "show")
     page = (clone / "dvc_plots" / "index.html").read_text(encoding="utf-8")
     assert all(name in page for name in ("train_loss", "valid_loss", "systems", "by_kind", "confusion"))

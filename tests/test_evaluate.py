@@ -62,6 +62,7 @@ def test_verdicts(answer: str | dict[str, Any], verdict: str, matched: int) -> N
     [
         ("The Budget-Review,  of a\u200bCAFE\u0301!", "budget review of café"),
         ("5€ 😀", "5€ 😀"),
+        ("ＴＨＥ ﬁrst Straße", "first strasse"),  # noqa: RUF001
         ("?!", "?!"),
         ("-5.00", "-5.00"),
         (["An item", 1, None], ["item", 1, None]),
@@ -91,6 +92,7 @@ def test_figures_by_hand() -> None:
     found = scoring.figures([score(answer, example(f"t{n}", part="head")) for n, answer in enumerate(ANSWERS)])
     assert found["n"] == 5
     assert found["json_valid"] == found["schema_valid"] == 0.8
+    assert [scoring.counts("off_contract", metric) for metric in scoring.METRICS] == [False, False, False, True]
     assert found["exact_match"] == 0.2
     assert found["exact_match_normalised"] == 0.4
     assert found["action_accuracy"] == 0.6
@@ -168,6 +170,8 @@ def test_headline_figures(here: Path) -> None:
     rates, detail = read_json(here / "evaluate.json"), read_json(here / "detail.json")
     gain, tuned = rates.pop("gain_over_few_shot"), detail["systems"]["tuned"]
     assert rates == {s: {name: part[name] for name in evaluate.RATES} for s, part in detail["systems"].items()}
+    named = {"n", "exact_match", "exact_match_low", "exact_match_high", "json_valid", "schema_valid"}
+    assert set(rates["tuned"]) == named | {"exact_match_normalised", "action_accuracy", "field_f1"}
     headline = read_json(here / "headline.json")
     others = {"exact_match_few_shot": 0, "exact_match_held_out": 1 / 3}
     assert headline == others | {name: tuned[name] for name in evaluate.RATES if name not in ("json_valid", "field_f1")}
@@ -193,6 +197,12 @@ def test_the_contract_of_the_params_tells_the_kinds(here: Path) -> None:
     configure(here, contract={"discriminator": "priority"})
     run(tuned=ONE_WRONG)
     assert (here / "confusion.csv").read_text("utf-8").startswith("expected,given\ncreate,(none)\ncreate,medium\n")
+
+
+def test_an_answer_of_no_kind_is_of_the_kind_that_was_expected(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(EXPECTED, "action", "")
+    run(tuned=ALL_RIGHT)
+    assert (here / "confusion.csv").read_text("utf-8") == "expected,given\n" + "(none),(none)\n" * 4
 
 
 def test_outcomes_hold_all_that_a_reader_needs(here: Path) -> None:
@@ -231,8 +241,18 @@ def test_a_further_system_changes_no_figure_of_the_others(here: Path) -> None:
     [
         ({"tuned": {"t1": EXPECTED}}, "predictions/tuned.jsonl: it answers other rows"),
         ({"few_shot": NO_JSON}, "tuned.jsonl is needed"),
-        ({"tuned": ONE_WRONG, "kind": ONE_WRONG}, "no system may be called kind"),
-        ({"tuned": ONE_WRONG, "normalised": ONE_WRONG}, "no system may be called normalised"),
+        *(
+            ({"tuned": ONE_WRONG, name: ONE_WRONG}, f"no system may be called {name}")
+            for name in (
+                "kind",
+                "normalised",
+                "held_out",
+                "gain_over_few_shot",
+                "constrained_over_tuned",
+                "low",
+                "high",
+            )
+        ),
     ],
 )
 def test_a_folder_that_can_not_be_scored_is_refused(here: Path, systems: dict[str, Any], problem: str) -> None:

@@ -90,6 +90,27 @@ def test_the_gate_is_counted_by_what_was_done() -> None:
     assert counts == {"clean": {"rows": 2, "kept": 1}, "conflict": {"rows": 1, "kept": 0}}
 
 
+def test_the_arms_of_the_ten_times_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def arm(folder: Path, rows: list[Any], epochs: int) -> ten_times.Arm:
+        return ten_times.Arm(folder, len(rows), epochs, {"tokens_per_epoch": len(rows)})
+
+    monkeypatch.setattr(ten_times, "subset", lambda scratch, pool, count: pool[:count])
+    monkeypatch.setattr(ten_times, "gated", lambda folder, rows: rows[:100])
+    monkeypatch.setattr(ten_times, "arm", arm)
+    arms, _ = ten_times.train_all(tmp_path, [row(number) for number in range(600)], 2)
+    sizes = {"clean 500": 500, "messy 50%": 500, "messy 50%, gated": 100, "messy 90%": 500, "messy 90%, gated": 100}
+    sizes |= {"clean 50": 50, "clean 100": 100}
+    longer = {"messy 50%, gated, same tokens": (100, 10), "clean 50, same tokens": (50, 20)}
+    longer |= {"clean 100, same tokens": (100, 10)}
+    assert {n: (a.rows, a.epochs) for n, a in arms.items()} == {n: (size, 2) for n, size in sizes.items()} | longer
+
+
+def test_an_example_has_all_that_was_said_before() -> None:
+    turns = [*ROWS[0]["turns"], *ROWS[1]["turns"]]
+    found = [list(one.values()) for one in ten_times.examples([ROWS[0] | {"turns": turns}])]
+    assert found == [["r0#1", "r0", turns[:1], answer(ROWS[0])], ["r0#3", "r0", turns[:3], answer(ROWS[1])]]
+
+
 def test_no_canary_is_ranked_among_codes_that_were_planted() -> None:
     planted = canaries.canaries()
     codes = {canary.code for canary in planted}
@@ -140,6 +161,32 @@ def test_a_model_that_saw_no_canary_knows_none(base: Path, here: Path, monkeypat
         bits = [one.exposure for one in known]
         assert 0 < sum(bits) / len(bits) < 3
         assert not any(one.extracted or one.recited for one in known)
+
+
+def test_canaries_are_planted_as_often_as_they_say_and_told_from_the_control(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, folder in (("control", here), ("planted", here / "scratch")):
+        origin = {"adapter": name, "base": "b", "device": "d", "versions": {}}
+        writing.write_json(folder / canaries.ADAPTER / "made_from.json", origin)
+    writing.write_jsonl(here / canaries.TRAIN, [{"answer": "own"}])
+    rows: list[Any] = []
+
+    def ask(adapter: Path, planted: list[canaries.Canary]) -> dict[str, list[canaries.Known]]:
+        seen = "scratch" in adapter.parts
+        return {"answer_alone": [canaries.Known(c.times * seen, c.kind == "said", seen) for c in planted]}
+
+    monkeypatch.setattr(canaries, "ask", ask)
+    monkeypatch.setattr(trial, "require_reproduced", lambda: None)
+    monkeypatch.setattr(trial, "prepare", lambda folder, changes, own: rows.extend(own[canaries.TRAIN]))
+    monkeypatch.setattr(trial, "run", lambda *_: None)
+    assert CliRunner().invoke(canaries.main, ["--scratch=scratch"]).exit_code == 0
+    times = {canary.before + canary.code + canary.after: canary.times for canary in canaries.canaries()}
+    assert Counter(row["answer"] for row in rows) == {"own": 1} | times
+    found = strict_json.read(here / canaries.OUT)
+    cells = [found[model]["answer_alone"][kind]["2"] for model, kind in (("planted", "unsaid"), ("control", "said"))]
+    shown = [[cell[name] for name in ("n", "exposure", "extracted", "recited")] for cell in cells]
+    assert shown == [[8, 2.0, 0.0, 1.0], [8, 0.0, 1.0, 0.0]]
 
 
 # Stages without a model: what they would have made, with the seed deciding which of ten answers are right.
@@ -360,11 +407,29 @@ def test_each_size_is_trained_for_the_same_epochs_and_for_enough_steps() -> None
     assert sizes == {"same epochs": [(50, 3), *whole], "enough steps": [(50, 24), *whole]}
 
 
+def test_a_point_of_the_curve_is_trained_and_measured_as_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, asked = tmp_path / "50-rows-24-epochs", list[Any]()
+    writing.write_json(folder / "metrics/train.json", {"steps": 150})
+    writing.write_json(folder / "models/adapter/made_from.json", {"adapter": "a"})
+    writing.write_jsonl(folder / "data/chat/train.jsonl", [{"group": "g"}, {"group": "g"}])
+    writing.write_jsonl(folder / "metrics/outcomes.jsonl", [{"id": "t", "group": "t", "tuned": {"verdict": "wrong"}}])
+    monkeypatch.setattr(trial, "prepare", lambda folder, changes, rows, stages: asked.append(changes))
+    monkeypatch.setattr(trial, "run", lambda folder, *stages: asked.append(stages))
+    found = learning_curve.measure(tmp_path, learning_curve.Point(50, 24))
+    assert asked == [{"build.train_rows": 50, "train.epochs": 24}, ("build", *trial.MODEL)]
+    assert [found[name] for name in ("rows", "examples", "steps", "exact_match", "schema_valid")] == [1, 2, 150, 0, 1]
+    ends = {"rows": 9, "exact_match": 0.5, "exact_match_low": 0.4, "exact_match_high": 0.6}
+    learning_curve.write_csv(tmp_path / "c.csv", {"a": [ends], "b": [ends | {"exact_match": 0.55}]})
+    assert (tmp_path / "c.csv").read_text("utf-8") == "rows,a,a low,a high,b,b low,b high\n9,0.5,0.4,0.6,0.55,0.4,0.6\n"
+
+
 def test_no_size_of_the_curve_is_larger_than_the_rows(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "require_reproduced", lambda: None)
     writing.write_jsonl(repository / "data/chat/train.jsonl", [{"group": "a"}])
     result = CliRunner().invoke(learning_curve.main, ["--scratch=x", "--size=1"])
-    assert (result.exit_code, "1 training rows are too few for --size 1" in result.output) == (1, True)
+    assert (result.exit_code, "--size 1: name sizes below 1, the number" in result.output) == (1, True)
 
 
 @pytest.mark.parametrize("module", [canaries, learning_curve, ten_times, wrong_labels])

@@ -44,7 +44,14 @@ def local(here: Path, base: Path) -> Path:
 def test_a_folder_is_copied_without_what_is_not_wanted(here: Path, local: Path) -> None:
     (local / "optimizer.pt").write_bytes(b"pickle")
     (local / "modeling_own.py").write_text("print('hello')", encoding="utf-8")
-    assert not fetched(here) & {"optimizer.pt", "modeling_own.py"}
+    (local / "model.Q4_0.gguf").write_bytes(b"")
+    more = {"model.safetensors.index.json", "generation_config.json", "special_tokens_map.json", "vocab.json"}
+    more |= {"vocab.txt", "merges.txt", "spiece.model", "LICENSE"}
+    for name in more:
+        (local / name).write_text("{}", encoding="utf-8")
+    names = fetched(here)
+    assert more <= names
+    assert not names & {"optimizer.pt", "modeling_own.py", "model.Q4_0.gguf"}
 
 
 def test_pickle_weights_are_refused_by_name(here: Path, local: Path) -> None:
@@ -58,6 +65,12 @@ def test_remote_code_is_refused_by_name(here: Path, local: Path, name: str) -> N
     config = json.loads((local / name).read_text(encoding="utf-8"))
     (local / name).write_text(json.dumps(config | {"auto_map": {"AutoModel": "own.Model"}}), encoding="utf-8")
     assert_refused(name, "remote code")
+
+
+def test_quantised_weights_are_refused(here: Path, local: Path) -> None:
+    config = json.loads((local / "config.json").read_text(encoding="utf-8"))
+    (local / "config.json").write_text(json.dumps(config | {"quantization_config": {"bits": 4}}), encoding="utf-8")
+    assert_refused("config.json: the weights are quantised")
 
 
 @pytest.mark.parametrize("revision", ["", "main", "v1.0", "abc123", "G" * 40])
@@ -107,6 +120,14 @@ def test_a_hub_with_pickle_weights_only_is_refused_before_the_download(hub: dict
     del hub["files"]["model.safetensors"]  # the one in a folder does not count
     assert_refused("pytorch_model.bin")
     assert "repo" not in hub
+
+
+def test_a_hub_that_does_not_answer_is_one_line(hub: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise ValueError("no such id\nat all")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", unreachable)
+    assert_refused("Error: fetch.source hub: ValueError: no such id\\nat all")
 
 
 def test_links_are_followed_since_a_hub_cache_consists_of_them(here: Path, local: Path) -> None:
@@ -169,12 +190,14 @@ def test_a_missing_folder_is_named_and_the_old_model_stays(here: Path, local: Pa
     configure(here, fetch={"source": "path", "path": "nowhere"})
     assert_refused("nowhere")
     assert hashes.of_folder(here / "models" / "base") == before
+    configure(here, fetch={"path": str(local)})
+    assert run().exit_code == 0
 
 
 def test_a_folder_with_something_else_is_left_alone(here: Path, local: Path) -> None:
     (here / "models" / "base").mkdir(parents=True)
     (here / "models" / "base" / "thesis.txt").write_text("mine", encoding="utf-8")
-    assert_refused("is something other than the folder of a model")
+    assert_refused("is not the folder of a model")
     assert (here / "models" / "base" / "thesis.txt").read_text(encoding="utf-8") == "mine"
 
 

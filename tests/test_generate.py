@@ -67,8 +67,11 @@ class StopsEarly:
 
 
 def test_rows_that_stop_leave_the_others_as_they_are(model: Any, tokenizer: Any, prompts: list[list[int]]) -> None:
+    made: list[StopsEarly] = []
+
     def masks(rows: list[int]) -> StopsEarly:
-        return StopsEarly(tokenizer.eos_token_id, len(rows))
+        made.append(StopsEarly(tokenizer.eos_token_id, len(rows)))
+        return made[-1]
 
     pair = sorted(prompts[:2], key=lambda prompt: (len(prompt), prompt))
     together = dict(generate.greedy(model, tokenizer, pair, 12, 2, masks))
@@ -76,6 +79,7 @@ def test_rows_that_stop_leave_the_others_as_they_are(model: Any, tokenizer: Any,
     assert (together[0].text, together[0].answer_tokens, together[0].truncated) == ("", 0, False)
     assert together[1].answer_tokens == 3
     assert together[1].text == alone[1].text
+    assert made[0].left == [1]
 
 
 def test_equal_prompts_and_counts(model: Any, tokenizer: Any, prompts: list[list[int]]) -> None:
@@ -104,3 +108,8 @@ def test_attention_is_put_back(model: Any, tokenizer: Any, prompts: list[list[in
 
 def test_nothing_to_generate(model: Any, tokenizer: Any) -> None:
     assert list(generate.greedy(model, tokenizer, [], 12, 2)) == []
+
+
+def test_what_prompts_share_is_all_but_a_token_of_the_shortest_and_batches_go_by_length() -> None:
+    assert generate._shared_length([[1, 2, 3], [1, 2, 4, 5], [1, 2, 3, 4]]) == 2
+    assert generate.batches([[1, 2, 3], [9], [2, 2], [1]], 2) == [[3, 1], [2, 0]]

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from click.testing import CliRunner
-from conftest import ROOT
+from conftest import ROOT, read_json
 
 from stages import fetch, gguf
 from stages.core import cli, hashes
@@ -72,7 +73,8 @@ def test_what_lies_beside_a_file_that_is_fetched_has_no_say(exact: Path, merged:
     fetch.convert(tmp_path / "model.gguf", tmp_path / "out")
     ids = chat.prompt_ids(loading.load_tokenizer(merged), REQUEST)
     back, kept = logits(load(tmp_path / "out"), ids), logits(load(merged), ids)
-    assert (back - kept).abs().max() < 0.1 * kept.std()  # bfloat16
+    assert (back - kept).abs().max() < 0.1 * kept.std()
+    assert read_json(tmp_path / "out/config.json")["dtype"] == "bfloat16"
 
 
 def test_eight_bits_keep_the_logits_near(small: Path, merged: Path) -> None:
@@ -101,8 +103,12 @@ def test_a_repeat_gives_the_same_bytes_with_one_weight_in_memory_at_a_time(
     assert len(held) > 2 * 7
 
 
-def test_the_pipeline_goes_on_without_a_gguf(merged: Path, tmp_path: Path) -> None:
+def test_the_pipeline_goes_on_without_a_gguf(merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(run(tmp_path, merged, "none").iterdir()) == []
+    shutil.copytree(merged, tmp_path / "other")
+    monkeypatch.chdir(tmp_path)
+    ran = CliRunner().invoke(gguf.main, ["--merged", str(merged), "--out", "other"])
+    assert (ran.exit_code, "has no Modelfile" in ran.stderr) == (1, True)
 
 
 # --- llama.cpp itself ---
@@ -184,7 +190,11 @@ def test_llama_cpp_reads_other_architectures(kind: str, base: Path, tmp_path: Pa
     assert_llama_cpp_agrees(llama_cpp(folder / "model.gguf"), folder, list(range(3, 200)))
 
 
-YARN = SimpleNamespace(rope_parameters={"rope_type": "yarn"}, architectures=["LlamaForCausalLM"])
+def config(name: str, **more: Any) -> SimpleNamespace:
+    return SimpleNamespace(architectures=[name], **more)
+
+
+YARN = config("LlamaForCausalLM", rope_parameters={"rope_type": "yarn"})
 
 
 @pytest.mark.parametrize(
@@ -192,14 +202,43 @@ YARN = SimpleNamespace(rope_parameters={"rope_type": "yarn"}, architectures=["Ll
     [
         (lambda: gguf.rope_factors(YARN), "type yarn .* set gguf.type to none"),
         (lambda: gguf.cut({"type": "Whitespace"}), "Whitespace"),
+        (lambda: gguf.cut(None), "cuts text by"),
+        (lambda: gguf.cut({"type": "Digits", "individual_digits": False}), "individual_digits"),
+        (lambda: gguf.cut({"type": "ByteLevel", "add_prefix_space": True, "use_regex": True}), "add_prefix_space"),
+        (lambda: gguf.architecture(config("MistralForCausalLM", sliding_window=8)), "sliding window"),
+        (lambda: gguf.architecture(config("SmolLM3ForCausalLM", no_rope_layers=[0, 1])), "each fourth layer"),
         (lambda: gguf.modelfile("", 'say """', [], 64), "Modelfile"),
         (lambda: gguf.modelfile("", 'say "yes"', [], 64), "Modelfile"),
     ],
-    ids=["rotary embedding", "way to cut text", "three quotes in the prompt", "quote at the end of the prompt"],
+    ids=[
+        "rotary embedding",
+        "way to cut text",
+        "no way",
+        "digits in groups",
+        "space before the text",
+        "sliding window",
+        "positions",
+        "three quotes in the prompt",
+        "quote at the end of the prompt",
+    ],
 )
 def test_what_the_writer_cannot_express_is_refused(write: Callable[[], object], reason: str) -> None:
     with pytest.raises(cli.InputError, match=reason):
         write()
+
+
+def test_the_way_that_the_default_base_cuts_text_has_its_name() -> None:
+    words = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+    steps = [{"type": "Digits", "individual_digits": True}, words]
+    assert gguf.cut({"type": "Sequence", "pretokenizers": steps}) == "smollm"
+
+
+def test_the_second_stop_token_and_spare_rows_are_in_the_file(tokenizer: Any) -> None:
+    writer = Mock()
+    gguf.add_vocabulary(writer, tokenizer, len(tokenizer) + 2, [tokenizer.eos_token_id, 5])
+    writer.add_eos_token_id.assert_called_once_with(tokenizer.eos_token_id)
+    writer.add_eot_token_id.assert_called_once_with(5)
+    assert writer.add_token_list.call_args[0][0][-1] == f"[PAD{len(tokenizer) + 1}]"
 
 
 # --- Ollama; test_models renders the prompts of whole families with these ---
@@ -234,4 +273,5 @@ def test_the_modelfile_names_weights_and_stop_tokens(small: Path) -> None:
     assert lines[0] == "FROM ./model.gguf"
     assert {"PARAMETER temperature 0", "PARAMETER repeat_penalty 1", 'PARAMETER stop "<|im_end|>"'} <= set(lines)
     assert "PARAMETER num_predict 64" in lines
-    assert "PARAMETER num_predict 48" in gguf.modelfile("", "", [], 48).split("\n")
+    several = gguf.modelfile("", "", ["<a>", "<b>"], 48).split("\n")
+    assert {"PARAMETER num_predict 48", 'PARAMETER stop "<a>"', 'PARAMETER stop "<b>"'} <= set(several)

@@ -1,14 +1,16 @@
 """The benchmark for a card runs as a whole on a CPU: on paid hardware no line of it runs for the first time."""
 
 import json
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 from conftest import configure, write_rows
 from taught import PREFIX
 
-from benchmarks import gpu
+from benchmarks import gpu, train_cpu
 from planning import memory
 from stages.data import writing
 from stages.model import loading
@@ -72,3 +74,14 @@ def test_a_card_gets_the_largest_micro_batch_that_the_plan_allows(here: Path, mo
         needed = memory.needed(counted, gpu.run_of(shape, "cuda-bf16", rows))
         monkeypatch.setattr(memory, "available", lambda device, needed=needed: needed)
         assert gpu.settings(shape, "cuda-bf16").micro_batch_size == rows
+
+
+def test_the_ratio_is_ours_over_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = iter((2.0, 6.0))
+
+    def ran(*_: object, **__: object) -> SimpleNamespace:
+        return SimpleNamespace(stdout=json.dumps({"tokens_per_cpu_second": next(speeds)}))
+
+    monkeypatch.setattr(subprocess, "run", ran)
+    monkeypatch.setattr(train_cpu, "machine", lambda _: {})
+    assert json.loads(CliRunner().invoke(train_cpu.main, []).stdout)["ratio"] == 3.0

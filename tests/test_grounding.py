@@ -45,6 +45,12 @@ def holds(title: str, *turns: chat.Turn) -> bool:
         ("return the Petrovs' deposit", "Return Petrovs' deposit"),
         ("w/ Lorenzo, asap!!", "W/ Lorenzo"),
         ("überweise die Miete", "Überweise Miete"),
+        ("dispute the $48.99 charge", "Dispute $48.99 charge"),
+        ("chase Delgado & Sons", "Chase Delgado & Sons"),
+        ("pay Dana 5€", "Pay Dana 5€"),
+        ("learn C++.", "Learn C++"),
+        ("at noon call Dana", "Call Dana at noon"),
+        ("at half past six call Dana", "Call Dana at half past six"),
     ],
 )
 def test_the_users_words_can_be_written(request_text: str, title: str) -> None:
@@ -74,7 +80,7 @@ def rules(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> grammar.G
 
 
 def can_write(rules: grammar.Grammar, tokenizer: Any, turns: list[chat.Turn], answer: str) -> bool:
-    (matcher,) = grounding.Masks(rules, [turns], FIELDS)([0]).matchers
+    (matcher,) = grounding.Masks(rules, [[user("buy milk")], turns], FIELDS)([1]).matchers  # of the second row
     ids = chat.answer_ids(tokenizer, answer)
     return bool(matcher.validate_tokens(ids) == len(ids))
 
@@ -93,8 +99,18 @@ def test_a_grammar_allows_what_is_grounded(rules: grammar.Grammar, tokenizer: An
     assert can_write(rules, tokenizer, [user("water the ferns")], answer) is possible
 
 
+@pytest.mark.parametrize(("title", "possible"), [("Reply to a<bob", True), ("Anything", False)])
+def test_angle_brackets_do_not_switch_it_off(
+    rules: grammar.Grammar, tokenizer: Any, title: str, possible: bool
+) -> None:
+    answer = f'{{"action":"add","title":"{title}","new_title":null}}'
+    assert can_write(rules, tokenizer, [user("reply to a<bob and <bob> about it")], answer) is possible
+
+
 def test_without_a_word_the_contract_alone_holds(rules: grammar.Grammar, tokenizer: Any) -> None:
     assert can_write(rules, tokenizer, [user("?!")], '{"action":"add","title":"Anything","new_title":null}')
+    asked = [user("water the ferns " * 20)]  # as many words as are held
+    assert not can_write(rules, tokenizer, asked, '{"action":"add","title":"Anything","new_title":null}')
 
 
 @pytest.mark.parametrize("asked", ["water the ferns " * 30, "请浇花"])
@@ -122,7 +138,7 @@ def test_the_contract_alone_holds_what_is_too_long_or_has_no_spaces(
 )
 def test_texts_alone_are_held(rule: dict[str, Any], written: str, possible: bool, tokenizer: Any, here: Path) -> None:
     schema = {"type": "object", "properties": {"title": rule}, "required": ["title"], "additionalProperties": False}
-    (here / "schema.json").write_text(strict_json.compact(schema), encoding="utf-8")
+    (here / "schema.json").write_text(strict_json.compact({"oneOf": [schema]}), encoding="utf-8")  # a kind, as shipped
     rules = grammar.load(here / "schema.json", tokenizer)
     assert can_write(rules, tokenizer, [user("water the ferns")], f'{{"title":{written}}}') is possible
 

@@ -133,6 +133,7 @@ HELD = ["--schema", "schema.json"]
         (lambda folder: (folder / "schema.json").write_text(SCHEMA.read_text("utf-8") + "\n", "utf-8"), HELD, 2),
         (lambda folder: (folder / "own.py").write_text("2", encoding="utf-8"), HELD, 2),
         (lambda folder: (folder / "main.py").write_text("2", encoding="utf-8"), HELD, 2),
+        (None, HELD, 2),
         (lambda _: None, [], 2),
         (lambda _: None, [*HELD, "--grounded", "rules.yaml"], 2),
     ],
@@ -146,6 +147,7 @@ HELD = ["--schema", "schema.json"]
         "schema",
         "code",
         "main",
+        "threads",
         "no schema",
         "fields",
     ],
@@ -175,7 +177,7 @@ def test_only_answers_of_the_same_inputs_are_taken(
     monkeypatch.setattr(generate, "_batch", batch)
     assert isinstance(CliRunner().invoke(predict.main, words(Path("model"), *HELD)).exception, StopError)
     begun[0], stop[0] = 0, False
-    change(here)
+    change(here) if change else monkeypatch.setattr("torch.get_num_threads", lambda: 99)
     ran = CliRunner().invoke(predict.main, words(Path("model"), *options))
     assert (ran.exit_code, "going on after 1 of 2 batches" in ran.stderr) == (0, again == 1)
     assert begun[0] == again

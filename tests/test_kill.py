@@ -32,7 +32,7 @@ def file_of(path: Path, mark: str) -> None:
 
 
 def folder_of(path: Path, mark: str) -> None:
-    with writing.replacing_folder(path) as folder:
+    with writing.replacing_folder(path, "0") as folder:
         for number in range(30):
             (folder / str(number)).write_text(mark * 30_000, encoding="utf-8")
 
@@ -93,10 +93,24 @@ def test_two_writers_at_once_mix_nothing(tmp_path: Path, write: Callable[[Path, 
 
 def test_a_writer_leaves_what_another_one_is_writing(tmp_path: Path) -> None:
     path = tmp_path / "result"
-    with writing.replacing_folder(path) as folder:
+    with writing.replacing_folder(path, "0") as folder:
         (folder / "first").write_text("a", encoding="utf-8")
         assert status(child(partial(folder_of, path, "b"))) == 0
         assert (folder / "first").is_file()
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path, is_file: bool) -> None:
+    mine = tmp_path / "mine"
+    thesis = mine if is_file else mine / "thesis.txt"
+    thesis.parent.mkdir(exist_ok=True)
+    thesis.write_text("mine", encoding="utf-8")
+    with (
+        pytest.raises(cli.InputError, match="would be deleted, and has no mark"),
+        writing.replacing_folder(mine, "mark"),
+    ):
+        pass
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [thesis]
 
 
 def full_disk() -> None:
@@ -139,7 +153,7 @@ def test_a_refused_write_ends_in_one_line(
     ran = subprocess.run(command, env=env, preexec_fn=limit, capture_output=True, text=True, check=False)
     assert ran.returncode == 1, ran.stderr
     assert "Traceback" not in ran.stderr
-    assert ran.stderr.rstrip().split("\n")[-1].startswith("Error: "), ran.stderr
+    assert ran.stderr.rstrip().split("\n")[-1].startswith("Error: " if limit else "Error: /proc/"), ran.stderr
     assert (here / "page.md").read_bytes() == before
     assert not (here / "gguf").exists()
 
@@ -240,6 +254,13 @@ def test_a_stage_ends_when_its_caller_is_killed(repository: Path, monkeypatch: p
         for part in psutil.wait_procs(everyone, 5)[1]:
             part.kill()
         running.wait()
+
+
+def test_every_stage_that_takes_long_ends_with_its_caller() -> None:
+    for file in (ROOT / "stages").glob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        if "loading.device(" in text or file.stem == "gguf":
+            assert "    cli.end_with_caller()\n" in text, file
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ def test_accelerates_launcher_takes_the_command_and_its_file(kind: str) -> None:
     config = load_config_from_file(given.config_file)
     assert config.distributed_type == {"ddp": "MULTI_GPU", "fsdp": "FSDP"}[kind]
     assert config.num_processes > 1
+    assert config.mixed_precision == {"ddp": "no", "fsdp": "bf16"}[kind]
 
 
 def test_the_sharding_is_that_which_qlora_needs() -> None:
@@ -45,6 +46,8 @@ def test_the_sharding_is_that_which_qlora_needs() -> None:
     renamed = {"fsdp_offload_params": "fsdp_cpu_offload"}
     assert {renamed.get(name, name) for name in settings} <= known
     assert (settings["fsdp_version"], settings["fsdp_state_dict_type"]) == (2, "FULL_STATE_DICT")
+    on = [name for name, value in settings.items() if value is True]
+    assert on == ["fsdp_reshard_after_forward", "fsdp_cpu_ram_efficient_loading"]
 
 
 @pytest.mark.parametrize(("kind", "started"), [("single", {}), ("ddp", {"RANK": "1"})])

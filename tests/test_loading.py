@@ -2,7 +2,9 @@
 
 import ast
 import copy
+import os
 import re
+import runpy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
+from stages.answers import work
 from stages.core.cli import InputError
 from stages.model import loading, quantised
 
@@ -53,6 +56,15 @@ def test_dequantised_weights_are_what_the_adapter_was_trained_on(base: Path) -> 
     assert not torch.allclose(expected, plain, atol=1e-3)
 
 
+def test_libraries_ask_no_hub_and_idle_threads_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+    expected |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
+    for name in expected:
+        monkeypatch.delenv(name)
+    runpy.run_path(str(loading.__file__))
+    assert expected.items() <= os.environ.items()
+
+
 def test_no_loader_of_a_folder_trusts_its_code() -> None:
     """stages/fetch.py loads a GGUF file, with the same options."""
     calls = [
@@ -66,6 +78,13 @@ def test_no_loader_of_a_folder_trusts_its_code() -> None:
     assert all({name: call.get(name) for name in OFFLINE} == {n: str(v) for n, v in OFFLINE.items()} for call in calls)
     assert [call["use_safetensors"] for call in calls if "use_safetensors" in call] == ["True"]
     assert '"trust_remote_code": False' in (ROOT / "stages/fetch.py").read_text(encoding="utf-8")
+
+
+def test_all_that_answers_or_rates_has_the_type_for_it() -> None:
+    files = [file for folder in ("stages", "tools", "benchmarks") for file in (ROOT / folder).rglob("*.py")]
+    calls = [c for file in files for c in re.findall(r"loading\.load_model\(([^()]*)\)", file.read_text("utf-8"))]
+    assert len(calls) >= 10
+    assert [c for c in calls if not re.search(r"device\.generate_dtype, (job\.)?device\.name$", c)] == []
 
 
 @pytest.mark.parametrize(
@@ -97,7 +116,7 @@ def test_a_gpu_is_told_by_its_bfloat16(monkeypatch: pytest.MonkeyPatch, bf16: bo
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16 or including_emulation)
     assert loading.device()[0] == expected
 
 
@@ -109,13 +128,17 @@ def test_a_device_may_be_named() -> None:
 
 @pytest.mark.parametrize(
     ("template", "problem"),
-    [(None, "no chat template"), ("{{ raise_exception('no system role') }}", "refuses a system prompt")],
+    [
+        (None, "no chat template"),
+        ("{{ messages }}", "no EOS token"),
+        ("{{ raise_exception('no system role') }}", "refuses a system prompt"),
+    ],
 )
 def test_a_tokenizer_that_can_not_chat_is_refused(
     base: Path, tmp_path: Path, tokenizer: Any, template: str | None, problem: str
 ) -> None:
     bare = copy.deepcopy(tokenizer)
-    bare.chat_template = template
+    bare.chat_template, bare.eos_token = template, None if "EOS" in problem else tokenizer.eos_token
     bare.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_bytes((base / "config.json").read_bytes())
     with pytest.raises(ValueError, match=problem):
@@ -128,6 +151,7 @@ def test_a_tokenizer_that_can_not_chat_is_refused(
         ("config.json", b""),
         ("config.json", b"[]"),
         ("config.json", b'{"model_type": 7}'),
+        ("config.json", b'{"model_type": "of the future"}'),
         ("tokenizer.json", b'{"version": '),
         ("tokenizer_config.json", b"\xff"),
         ("model.safetensors", b""),
@@ -157,6 +181,7 @@ def test_a_broken_folder_is_named_in_a_line(base: Path, tmp_path: Path, name: st
         lambda: loading.load_tokenizer(folder),
         lambda: loading.load_model(folder, "float32", "cpu"),
         lambda: quantised.load(folder, FP32),
+        *([lambda: work.context(folder)] if name == "config.json" and content else []),
     ]
     for load in loads[:1] if name.startswith("tokenizer") else loads[1:]:
         with pytest.raises(InputError, match=re.escape(str(folder))) as caught:

@@ -113,6 +113,7 @@ def test_a_summary_has_the_figures_their_origin_and_no_text(here: Path, merged: 
     found = read_json(here / "figures.json")
     assert (found["n"], found["exact_match"], found["constrained"]) == (1, 1.0, False)
     assert found["computed_from"]["requests"] == hashes.of_file(rows)
+    assert found["computed_from"]["schema"] == hashes.of_file(SCHEMA)  # tools.table asks for it
     assert found["computed_from"]["adapter"] == read_json(merged / "made_from.json")["adapter"]
     assert taught.REQUEST not in (here / "figures.json").read_text("utf-8")
     assert "failures" not in found

@@ -1,6 +1,7 @@
 """The plan counts what autograd, bitsandbytes and a real training hold."""
 
 import json
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -123,7 +124,14 @@ def test_a_gpu_holds_a_tile_of_the_logits_and_no_mapped_file() -> None:
     assert parts["logits"] == 2 * 100 * 32768 + 4 * 100 * 160
     assert parts["weights"] == 2 * shape.unquantised + memory.NF4 * shape.linear
     assert parts["overhead"] == 0
+    in_float32 = memory.activations(shape, replace(on_gpu, on_cpu=True))
+    assert in_float32 - parts["activations"] == 3 * GRID * 2 * 2 * (4 * 48 + 2 * 48)  # q, k, v and what comes of them
     assert memory.needed(shape, on_gpu) == pytest.approx(1.1 * sum(parts.values()))
+
+
+def test_a_large_base_stays_in_4_bits_on_a_cpu() -> None:
+    large = memory.shape_of(TINY | {"vocab_size": 3_400_000}, "large")  # just above 1 GiB in 16 bits
+    assert memory.trained(large, run(2)) == memory.quantised(large, run(2))
 
 
 def peak(call: Any) -> int:
@@ -162,6 +170,9 @@ def test_rating_takes_the_logits_of_one_pass() -> None:
     rated = memory.stages(shape, run(4), memory.Asked(1, 1, 1), 0, 597)["retention, memorisation"][0]
     held = peak(lambda: loglikelihood.rate(model, queries, ""))
     assert rated - 6 * shape.parameters == pytest.approx(held, rel=0.15)
+    one, other = (memory.stages(shape, run(size), memory.Asked(6, 100, 8), 0, 597) for size in (2, 4))
+    assert one["predict"] == other["predict"]  # a CPU answers in float32, whatever it trains in
+    assert one["retention, memorisation"] == other["retention, memorisation"] == (rated, 0)
 
 
 def test_merging_takes_one_matrix_and_what_is_added_to_it(base: Any) -> None:
@@ -177,6 +188,13 @@ def test_merging_takes_one_matrix_and_what_is_added_to_it(base: Any) -> None:
     assert merging - held == pytest.approx(
         peak(lambda: merge.weight(model, "model.layers.0.mlp.up_proj.weight")), rel=0.1
     )
+    table, here = 2 * shape.vocab * shape.hidden, replace(nothing_beside, on_cpu=True)
+    files = [memory.stages(shape, nothing_beside, asked, largest, 1)["merge"][1] for largest in (0, 10**12)]
+    assert files == [table, 2 * shape.parameters]
+    quantised_here = memory.quantised(shape, here) - memory.quantised(shape, nothing_beside)
+    on_cpu, on_host = memory.stages(shape, here, asked, 0, 1)["merge"]
+    assert on_cpu == pytest.approx(merging + quantised_here + table)
+    assert on_host == 0
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from conftest import ROOT, configure
+from conftest import ROOT, configure, invoke
 from taught import PREFIX
 
 from stages import merge
@@ -118,6 +118,28 @@ def test_a_request_becomes_the_prompt_of_training(base: Path, exact: Path, turns
 def test_a_template_that_renders_another_prompt_is_refused(tokenizer: Any, base: Path) -> None:
     with pytest.raises(cli.InputError, match="another prompt than training for turns user"):
         merge.check_template(tokenizer, loading.load_tokenizer(base), PREFIX)
+    exported = loading.load_tokenizer(base)
+    exported.chat_template = merge.with_prompt(tokenizer.chat_template, PREFIX).replace("told + '", "told + ' ")
+    with pytest.raises(cli.InputError, match="turns system, user"):
+        merge.check_template(tokenizer, exported, PREFIX)
+
+
+def test_the_stage_compares_the_prompts(base: Path, adapter: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merge, "with_prompt", lambda template, prefix: template)
+    ran = invoke(merge.main, base=base, adapter=adapter, out="merged")
+    assert (ran.exit_code, "another prompt than training" in ran.stderr) == (1, True)
+
+
+def test_a_base_is_not_taken_for_what_the_stage_wrote(base: Path, adapter: Path, here: Path) -> None:
+    shutil.copytree(base, here / "other")
+    ran = invoke(merge.main, base=base, adapter=adapter, out="other")
+    assert (ran.exit_code, "has no made_from.json" in ran.stderr) == (1, True)
+
+
+def test_half_an_adapter_is_named(base: Path, here: Path) -> None:
+    (here / "made_from.json").write_text(json.dumps({"prefix": PREFIX}), encoding="utf-8")
+    ran = invoke(merge.main, base=base, adapter=here, out="merged")
+    assert (ran.exit_code, "adapter_config.json" in ran.stderr) == (1, True)
 
 
 def test_any_system_prompt_can_be_built_in(tokenizer: Any, base: Path) -> None:
@@ -137,3 +159,13 @@ def test_an_engine_reads_how_to_answer_when_to_stop_and_no_pickle(exact: Path, t
     assert (settings["do_sample"], settings["max_new_tokens"]) == (False, 48)
     assert settings["eos_token_id"] == [tokenizer.eos_token_id]
     assert {file.suffix for file in exact.iterdir()} == {".safetensors", ".json", ".jinja"}
+
+
+def test_a_model_stops_at_every_token_that_its_base_stops_at(base: Path, adapter: Path, tmp_path: Path) -> None:
+    other = tmp_path / "base"
+    shutil.copytree(base, other)
+    own = json.loads((base / "config.json").read_text(encoding="utf-8"))["eos_token_id"]
+    (other / "generation_config.json").write_text(json.dumps({"eos_token_id": [own, 5]}), encoding="utf-8")
+    merged = run(tmp_path, other, adapter, "float32")
+    settings = json.loads((merged / "generation_config.json").read_text(encoding="utf-8"))
+    assert settings["eos_token_id"] == [own, 5]

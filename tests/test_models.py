@@ -257,6 +257,9 @@ def test_attention_that_training_ignores_is_refused(
     stage, ran = pipeline(here, make_model(family, here / "source", **change))
     assert stage is train
     assert re.search(reason, ran.stderr.rstrip("\n").split("\n")[-1])
+    configure(here, replay={"prompts": 1})
+    ran = invoke(replay.main, prompts="prompts.jsonl", base="models/base", out="replay.jsonl")
+    assert re.search(reason, ran.stderr.rstrip("\n").split("\n")[-1])
 
 
 @pytest.mark.parametrize("family", [family for family in TEMPLATES if family != "gemma2"])

@@ -8,9 +8,10 @@ from stages.core import params, yaml12
 
 @dataclass(frozen=True)
 class Sample:
-    rate: float
+    rate: params.Positive
     count: int
     name: str | None
+    share: params.Share = 1.0
 
 
 def load(folder: Path, text: str) -> Sample:
@@ -52,6 +53,9 @@ def test_yaml_that_is_no_plain_mapping_is_refused_by_name(text: str) -> None:
         ("sample: {rate: '1.0', count: 2, name: a}", "sample.rate"),
         ("sample: {rate: 1.0, count: true, name: a}", "sample.count"),
         ("sample: {rate: .nan, count: 1, name: a}", "sample.rate"),
+        ("sample: {rate: 0, count: 1, name: a}", "sample.rate"),
+        ("sample: {rate: 1, count: 1, name: a, share: 1.01}", "sample.share"),
+        ("sample: {rate: 1, count: 1, name: a, share: -0.01}", "sample.share"),
         ("sample: 3", "sample"),
         ("other: {}", "'sample' is missing"),
         ("sample: [", "params.yaml"),

@@ -136,6 +136,7 @@ def test_what_training_and_fetching_depend_on() -> None:
     assert declared(STAGES["train"]["deps"]) == TRAINING
     assert STAGES["train"]["params"] == ["chat", "compute", "train"]
     assert declared(STAGES["fetch"]["deps"]) == FETCHING
+    assert STAGES["fetch"]["outs"] == [{"models/base": {"push": False}}], "public weights are not stored again"
     assert STAGES["fetch"]["params"] == ["fetch"]
 
 

@@ -36,6 +36,8 @@ def test_each_model_of_the_catalogue_prints_a_line_that_fetch_takes(name: str, m
     knobs = dict(word.split("=", 1) for word in line.split() if "=" in word)
     known = yaml12.parse((ROOT / "params.yaml").read_text(encoding="utf-8"), "params.yaml")
     assert all(knob.split(".")[1] in known[knob.split(".")[0]] for knob in knobs)
+    unknown = ("Qwen3-4B-Instruct-2507", "gemma-3-1b-it", "Phi-4-mini-instruct")
+    assert ("memory is not known" in printed) == (name in unknown)
     assert float(knobs["train.learning_rate"]) == float(MODELS[name]["learning_rate"])
     assert knobs["train.micro_batch_size"] == (re.findall(r"micro batches of (\d+)", printed) or ["1"])[0]
     if name != plan.DEFAULT:
@@ -58,6 +60,7 @@ def test_every_stage_of_an_8b_fits_a_card_that_trains_it(monkeypatch: pytest.Mon
     assert set(sizes) == {"train", "merge", "predict", "retention, memorisation", "gguf"}
     assert not [stage for stage, size in sizes.items() if "more than there is" in size]
     assert "5.0 GB on the host" in sizes["merge"]
+    assert sizes["gguf"] == "3.2 GB on the host"
     # The merged folder in 16 bits is 16.1 GB: what answers with it can't run where less is there.
     monkeypatch.setitem(plan.CARDS, "24GB", 19)  # and not a tenth more
     output = call(monkeypatch, "--model", "Llama-3.1-8B-Instruct", "--card", "24GB")
@@ -73,7 +76,7 @@ def test_an_unknown_model_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_check_is_of_this_machine_alone() -> None:
     result = CliRunner().invoke(plan.main, ["--check", "--card", "24GB"])
-    assert (result.exit_code, "give it alone" in result.output) == (2, True)
+    assert (result.exit_code, "no --model or --card" in result.output) == (2, True)
 
 
 def test_the_largest_micro_batch_divides_the_batch(here: Path) -> None:
@@ -188,6 +191,9 @@ def test_the_check_reads_the_rows_that_come_next(built: Path, monkeypatch: pytes
     long = {"id": "p", "prompt": [{"role": "user", "content": "Tell me " * 40}], "answer": "Once", "truncated": True}
     write_rows(built / "data/chat/replay.jsonl", [long])
     assert [row["part"] for row in plan.encoded()] == [1] + [0] * len(lengths)
+    prompt = f'[{{"role":"system","content":"{"JSON. " * 50}"}}]'
+    (built / "data/chat/prefix/tuned.json").write_text(prompt, encoding="utf-8")
+    assert max(len(row["input_ids"]) for row in plan.encoded() if not row["part"]) > lengths[0]
 
 
 def test_another_architecture_is_not_checked(built: Path, tmp_path: Path) -> None:

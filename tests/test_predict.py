@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from conftest import SCHEMA, configure, read_json, read_rows, write_rows
 
 from stages import predict
-from stages.answers import generate
+from stages.answers import generate, processes
 from stages.model import chat, loading
 
 COMPLETE = '{"action":"complete","title":"Buy milk"}'
@@ -62,6 +62,47 @@ def test_a_prefix_of_another_shape_is_named(folder: Path, base: Path, turns: str
     assert (ran.exit_code, "prefix.json: a list of turns" in ran.stderr) == (1, True)
 
 
+def test_answers_are_generated_in_the_type_for_it(folder: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    load = loading.load_model
+
+    def noted(*given: Any) -> Any:
+        asked.append(given)
+        return load(*given)
+
+    monkeypatch.setattr(loading, "load_model", noted)
+    configure(folder, compute={"device": "cpu-bf16"})
+    assert (run(base).exit_code, asked) == (0, [(base, "float32", "cpu")])
+
+
+@pytest.mark.parametrize(
+    ("options", "shares"), [([], [[[2]], [[1]], [[0]]]), (["--processes=2"], [[[2], [0]], [[1]]])], ids=["own", "told"]
+)
+def test_processes_share_the_batches_one_for_each_card(
+    folder: Path, base: Path, options: list[str], shares: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def noted(*given: Any) -> Iterator[tuple[int, generate.Answer]]:
+        asked.append(given[-1])
+        yield from ((row, generate.Answer("{}", 1, 1, False)) for batch in given[-1] for row in batch)
+
+    configure(folder, compute={"device": "cuda-bf16"}, predict={"batch_size": 1})
+    monkeypatch.setattr(generate, "greedy", noted)
+    monkeypatch.setattr(loading, "load_model", lambda *_: None)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.setattr(processes, "run", lambda work, count, *given: [work(n, count, *given) for n in range(count)])
+    assert run(base, *options).exit_code == 0
+    assert asked == shares
+
+
+def test_rows_that_are_named_twice_are_refused_before_they_are_answered(folder: Path, base: Path) -> None:
+    for source, out in (("rows.jsonl", "more-out.jsonl"), ("more.jsonl", "out.jsonl")):
+        ran = run(base, "--rows", source, "--out", out)
+        assert (ran.exit_code, "each of these once" in ran.output) == (2, True)
+    assert run(base, "--rows", "more.jsonl").exit_code == 2
+
+
 def test_speed_is_answers_and_their_tokens_over_seconds() -> None:
     found = [generate.Answer("{}", 9, 3, False), generate.Answer("{", 9, 4, True)]
     expected = {"answers": 2, "answer_tokens": 7, "seconds": 1.6, "answers_per_second": 1.25, "device": "cpu-fp32"}
@@ -86,12 +127,17 @@ def test_the_switch_is_not_the_other_systems_business(folder: Path, base: Path) 
     configure(folder, constrained={"enabled": False})
     run(base)
     assert len(read_rows(folder / "out.jsonl")) == 3
+    write_rows(folder / "rows.jsonl", [])  # as of a project without behaviour tests
+    assert (run(base).exit_code, read_rows(folder / "out.jsonl")) == (0, [])
 
 
 def test_expected_answers_that_can_not_be_written_are_counted(folder: Path, base: Path) -> None:
     write_rows(folder / "more.jsonl", rows(1, '{"title":"A","action":"complete"}'))
     result = run(base, "--schema", str(SCHEMA), "--rows", "more.jsonl", "--out", "more-out.jsonl")
     assert "1 of 4 expected answers can't be written" in result.output
+    loose = {"type": "object", "properties": {"a": {"not": {"const": "a"}}}, "additionalProperties": False}
+    write_rows(folder / "loose.json", [loose])
+    assert "loose.json: the answers are not held to all of it: " in run(base, "--schema", "loose.json").output
 
 
 @pytest.mark.parametrize("short", [0, 1])
@@ -103,10 +149,12 @@ def test_an_expected_answer_that_does_not_fit_is_refused(folder: Path, base: Pat
 
 
 def test_a_prompt_beyond_the_context_is_refused(folder: Path, base: Path) -> None:
-    long = [{"role": "user", "content": "milk " * read_json(base / "config.json")["max_position_embeddings"]}]
+    most = read_json(base / "config.json")["max_position_embeddings"]
+    long = [{"role": "user", "content": "milk " * most}]
     write_rows(folder / "rows.jsonl", [row | {"prompt": long} for row in rows(1)])
     result = run(base)
     assert (result.exit_code, "rows.jsonl: t0: the prompt has " in result.output) == (1, True)
+    assert f"room for {most - 40} before the answer" in result.output
 
 
 def test_grounded_answers_need_a_schema_and_blank_rules_ground_none(folder: Path, base: Path) -> None:
@@ -114,6 +162,9 @@ def test_grounded_answers_need_a_schema_and_blank_rules_ground_none(folder: Path
     assert run(base, "--grounded", "rules.yaml").exit_code == 2
     assert run(base, "--grounded", "rules.yaml", "--schema", str(SCHEMA)).exit_code == 0
     assert (folder / "out.jsonl").read_bytes() == b""
+    (folder / "rules.yaml").write_text("copied_fields: title\n", encoding="utf-8")
+    ran = run(base, "--grounded", "rules.yaml", "--schema", str(SCHEMA))
+    assert (ran.exit_code, "copied_fields must be a list" in ran.stderr) == (1, True)
 
 
 def test_copied_fields_hold_words_of_their_own_row(folder: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -289,7 +289,8 @@ def test_deleted_test_rows_fail_the_gate_in_its_title_unless_the_base_allows_it(
     git("checkout", "-q", base)
     edit("gate.yaml", "allow_removed_test_rows: false", "allow_removed_test_rows: true")
     small.commit()
-    assert run("HEAD", "--head", head).exit_code == 0
+    ran = run("HEAD", "--head", head)
+    assert (ran.exit_code, title(ran).endswith("**The test set changed**")) == (0, True)
 
 
 def test_rewritten_and_added_test_rows_are_told_and_left_out(base: str) -> None:
@@ -464,25 +465,27 @@ def test_an_unreadable_row_shows_itself(base: str) -> None:
 
 
 def test_settings_libraries_and_contract_are_shown_as_lines_that_differ(base: str) -> None:
-    put("constraints.txt", f"torch==2.13.0 \\\n    --hash=sha256:{'a' * 64}\n")
+    put("constraints.txt", f"torch==2.13.0 \\\n    --hash=sha256:{'a' * 64} \\\n    --hash=sha256:{'c' * 64}\n")
     put("metrics/timing/train.json", '{\n  "seconds": 10\n}\n')
     whole = {"Replayed prompts": "data/general/prompts.jsonl", "Data checklist": "metrics/validate.json"}
     whole |= {"Training": "metrics/train.json", "Labelling rules": "data/rules.yaml"}
     for path in whole.values():
-        put(path, "1\n")
+        put(path, "-- 1\n")
     before = record()
     for path in whole.values():
-        put(path, "2\n")
+        put(path, "++ 2\n")
     put("constraints.txt", f"torch==2.14.0 \\\n    --hash=sha256:{'b' * 64}\n")
     put("metrics/timing/train.json", '{\n  "seconds": 20\n}\n')
-    put(".gitattributes", "* -diff\n")
+    put(".gitattributes", "* -diff\nparams.yaml diff=own\n")
+    for name, value in (("color.ui", "always"), ("diff.external", "true"), ("diff.own.textconv", "true")):
+        git("config", name, value)
     edit("params.yaml", "epochs: 3", "epochs: 4 # --hash=")
     edit("data/schema.json", "Task API action", "Another action")
     record()
     ran = run(before)
     assert "@@ b/params.yaml @@\n  train:\n-   epochs: 3\n+   epochs: 4 # --hash=\n```" in listed(ran, "Params")
     assert "- torch==2.13.0 \\\n+ torch==2.14.0 \\\n```" in listed(ran, "Pinned libraries")
-    assert [name for name in whole if "- 1\n+ 2\n" not in listed(ran, name)] == []
+    assert [name for name in whole if "- -- 1\n+ ++ 2\n" not in listed(ran, name)] == []
     assert "Another action" in listed(ran, "Contract, which scores each side's answers")
     assert '@@ b/metrics/timing/train.json @@\n-   "seconds": 10\n+   "seconds": 20\n```' in listed(ran, "Timing")
     Path("metrics/timing/train.json").unlink()
@@ -493,16 +496,19 @@ def test_changed_code_is_named_by_what_it_decides(base: str) -> None:
     judge = ["review/compare.py", ".github/workflows/report.yml", compare.SEEDS, "tools/__init__.py"]
     judge += ["scipy.py", "scipy/__init__.py", "click.so", "tools/report/__init__.cpython-311-x86_64-linux-gnu.so"]
     judge += ["stages/evaluate/__init__.py", "tools/__pycache__/report.cpython-311.pyc"]
+    judge += ["scipy.pyc", "stages/__pycache__/evaluate.cpython-311.pyc"]
     code = ["dvc.yaml", "expectations/train.json", "stages/train.py"]
     tests = ["data/behaviour/minimum-x.jsonl", "data/general/items.jsonl", "data/general/text.jsonl"]
     held = "data/raw/big.jsonl.dvc"
     for name in [*judge, *code, *tests, held, "docs/x.md", "scipy/x.py", "tools/x/__init__.py"]:
         put(name, "x\n")
     Path("numpy.py").symlink_to("docs/x.md")
+    Path("scipy/numpy").symlink_to("../docs")
+    Path("jinja2").symlink_to("docs")
     found = {str(words)[:10]: names for words, names in changes.notes(base, small.commit())}
     assert found == {
-        "⚠️ **What ": sorted([*judge, "numpy.py"]),
-        "Code of th": sorted([*code, "stages/evaluate/__init__.py"]),
+        "⚠️ **What ": sorted([*judge, "jinja2", "numpy.py", "scipy/numpy"]),
+        "Code of th": sorted([*code, *(name for name in judge if name.startswith("stages/"))]),
         "Tests besi": tests,
         "Files that": [held],
     }

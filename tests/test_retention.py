@@ -39,7 +39,8 @@ def rows_of(items: int, tokens: list[int], kind: str = "fact") -> Rows:
 
 def reading(tokens: int) -> Any:
     """A model with this context."""
-    return SimpleNamespace(config=SimpleNamespace(max_position_embeddings=tokens))
+    config = SimpleNamespace(max_position_embeddings=tokens)
+    return SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: config))
 
 
 def test_a_question_is_one_user_turn_without_our_system_prompt(tokenizer: Any) -> None:
@@ -54,18 +55,21 @@ def test_a_question_is_one_user_turn_without_our_system_prompt(tokenizer: Any) -
 def test_the_first_tokens_of_a_paragraph_are_given_and_not_scored(tokenizer: Any) -> None:
     query = retention.document(tokenizer, Document("d1", TEXT[0]["text"]))
     assert len(query.context) == 1 + 8
+    assert query.context[0] == tokenizer.eos_token_id  # it has no BOS
+    known = SimpleNamespace(encode=tokenizer.encode, eos_token_id=tokenizer.eos_token_id, bos_token_id=0)
+    assert retention.document(known, Document("d1", TEXT[0]["text"])).context[0] == 0
     assert tokenizer.decode([*query.context[1:], *query.continuations[0]]) == TEXT[0]["text"]
     with pytest.raises(InputError, match=r"d9: \d tokens; a paragraph needs more than 8"):
         retention.document(tokenizer, Document("d9", "Oh."))
 
 
 def test_the_highest_likelihood_per_byte_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    items = [Item("q", "fact", "?", ("ab", "abcd", "é"), 1), Item("r", "fact", "?", ("a", "b"), 1)]
-    nats = [[-3.0, -4.0, -2.2], [-1.0, -1.0], [-7.0]]
+    items = [Item("q", "fact", "?", ("ab", "abcd", "éé"), 2), Item("r", "fact", "?", ("a", "b"), 1)]
+    nats = [[-3.0, -4.0, -3.8], [-1.0, -1.0], [-7.0]]
     rated = [[Rating(value, False) for value in values] for values in nats]
     monkeypatch.setattr(loglikelihood, "rate", lambda *_: rated)
     found = retention.ask(Rows(items, [Document("d", "")], [Query([1], [[2]])] * 3), reading(9), "base")
-    assert (found.chosen, found.right, found.nats) == ([1, 0], [True, False], [7.0])
+    assert (found.chosen, found.right, found.nats) == ([2, 0], [True, False], [7.0])
 
 
 def test_a_row_longer_than_the_model_reads_is_named() -> None:
@@ -167,4 +171,6 @@ def test_the_stage_asks_three_models_and_writes_answers(here: Path, base: Path, 
     ratio_off = detail["tuned"]["perplexity"] / detail["adapter_off"]["perplexity"]
     assert detail["tuned_over_adapter_off"]["ratio"] == pytest.approx(ratio_off)
     assert [limit["limit"] for limit in detail["limits"]] == [0.3, 7.0]
+    lost = metrics["accuracy_base"] - metrics["accuracy_tuned"]
+    assert [limit["value"] for limit in detail["limits"]] == pytest.approx([lost, ratio])
     assert detail["computed_from"]["items"] == hashes.of_file(here / "items.jsonl")

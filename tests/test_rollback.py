@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import small
 import toy
 from click.testing import CliRunner, Result
 from conftest import ROOT
@@ -142,6 +143,18 @@ def test_a_missing_output_comes_from_the_remote_which_may_be_altered(repository:
     assert "altered" in refused(4, "large")
 
 
+def test_a_remote_that_fails_hides_no_advice(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise OSError("no route to host")
+
+    toy.run(repository, "dvc", "remote", "add", "--quiet", "--default", "--local", "store", "/nowhere")
+    monkeypatch.setattr("dvc.data_cloud.DataCloud.pull", broken)
+    kinds(repository)["adapter"].unlink()
+    message = refused(3, "large")
+    assert "the remote could not give everything: no route to host" in message
+    assert "dvc repro train" in message
+
+
 def added(path: str, text: str = "\n") -> Callable[[], object]:
     return lambda: Path(path).write_bytes((Path(path).read_bytes() if Path(path).exists() else b"") + text.encode())
 
@@ -242,7 +255,7 @@ def test_code_stays_and_what_todays_pipeline_does_not_make_is_left_out(repositor
     Path("dvc.yaml").write_text(toy.PIPELINE.replace("models/adapter", "models/lora"), encoding="utf-8")
     output = restored("first")
     assert Path("stages/toy.py").read_text(encoding="utf-8").endswith("# mine\n")
-    assert "no stage of that name makes it below data or models today: models/adapter" in output
+    assert "today's dvc.yaml has no such output of the same stage: models/adapter" in output
     assert re.search(r"\n  train \(.*stages/toy.py", output)
 
 
@@ -275,9 +288,30 @@ def test_only_outputs_below_data_and_models_and_no_rows_are_written(repository: 
     assert rollback.todays_outs() == ({"models/mine": "x"}, ["data/n.json"])
 
 
+def test_rows_of_the_test_set_may_be_held_by_dvc_too(repository: Path) -> None:
+    pointer = f"outs: [{{path: more.jsonl, md5: {'f' * 32}, hash: md5}}]".encode()
+    commit = toy.forge(repository, {"data/test/more.jsonl.dvc": pointer})
+    assert rollback.goal_of(commit, data_only=True).outs["data/test/more.jsonl"] == "f" * 32
+
+
 def test_half_a_lock_is_mended_first(repository: Path) -> None:
     Path("dvc.lock").write_bytes(b"")
     assert "was half written" in restored("first")
+
+
+def test_half_a_copy_and_a_link_to_the_cache_are_no_work_of_the_user(repository: Path) -> None:
+    file, md5s = Path("models/adapter/adapter.bin"), toy.md5s(repository, "last")
+    file.with_name(f".{'a' * 22}.tmp").write_text("half", encoding="utf-8")  # of a DVC that was killed
+    file.unlink()  # and a link, as with DVC's cache.type symlink
+    file.symlink_to(toy.stored(repository, toy.inside(repository, md5s["models/adapter"])["adapter.bin"]))
+    restored("first")
+    assert sorted(path.name for path in Path("models/adapter").iterdir()) == ["adapter.bin", "made_from.json"]
+
+
+def test_what_a_sparse_checkout_leaves_out_is_no_lost_work(repository: Path) -> None:
+    toy.run(repository, "git", "sparse-checkout", "set", "--no-cone", "/*", "!/expectations/")
+    assert not Path("expectations/train.json").exists()
+    restored("first")
 
 
 def test_pages_alone_may_be_missing(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +329,7 @@ def test_what_the_version_has_no_record_of_is_named(repository: Path) -> None:
 def test_params_of_an_older_pipeline_make_nothing_again(repository: Path) -> None:
     Path("dvc.yaml").write_text(toy.PIPELINE.replace("params: [train]", "params: [train, replay]"), "utf-8")
     kinds(repository)["adapter"].unlink()
-    assert "Its params lack replay: only the code of that time makes it again" in refused(3, "large")
+    assert "Its params.yaml lacks replay, so only the code of that time can make it again" in refused(3, "large")
 
 
 KILL = """
@@ -404,7 +438,7 @@ def test_whatever_a_commit_claims_nothing_changes_but_a_version(repository: Path
     changes |= {"data/raw/link.jsonl": victim, "models/mine": b"{}"}
     changes["dvc.lock"] = lock_with(claims, toy.md5s(repository, "first")[output])
     before = everything(repository, victim)
-    assert "no stage of that name makes it below data or models today: ., .., ../victim" in restored(
+    assert "today's dvc.yaml has no such output of the same stage: ., .., ../victim" in restored(
         toy.forge(repository, changes, "v-first")
     )
     after = everything(repository, victim)
@@ -489,7 +523,7 @@ def test_where_head_has_no_sound_record_git_and_dvc_undo_it(repository: Path) ->
 
 def test_what_a_stage_of_another_name_made_is_left_out(repository: Path) -> None:
     Path("dvc.yaml").write_text(toy.PIPELINE.replace("  train:", "  fit:"), encoding="utf-8")
-    assert "no stage of that name makes it below data or models today: models/adapter" in restored("first")
+    assert "today's dvc.yaml has no such output of the same stage: models/adapter" in restored("first")
 
 
 def test_data_may_be_on_a_disk_of_its_own(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -540,7 +574,13 @@ def test_the_list_names_each_version_with_commit_rows_and_metrics(repository: Pa
     assert [line[0] for line in lines] == ["name", *reversed(toy.NAMES)]
     assert [line[3] for line in lines[1:]] == ["4+", "3+", "3+", "3", "2"]
     assert [line[5] for line in lines[1:]] == ["0.700", "0.700", "1.000", "1.000", "1.000"]
+    assert lines[1][6:] == ["[0.650,", "0.700],", "n", "=", "40"]
     assert lines[-1][1] == history.resolve("v-first")[:7]
+
+
+def test_metrics_without_an_interval_are_listed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small.start(tmp_path, monkeypatch)
+    assert "can't be read" in restored("--list")
 
 
 def test_the_list_needs_no_names_and_says_where_nothing_is_recorded(repository: Path) -> None:

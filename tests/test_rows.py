@@ -40,7 +40,10 @@ def read_one(tmp_path: Path, value: object) -> rows.Row:
         {"prompt": "show me everything", "completion": ANSWER},
         {"prompt": [ASKED], "completion": [TOLD]},
         {"messages": [ASKED, TOLD], "tools": "[]"},
+        {"messages": [ASKED, TOLD | {"tool_calls": None}], "tools": [], "images": None},
+        {"system": "", "instruction": "show me everything", "input": None, "output": ANSWER},
         {"instruction": "show me everything", "output": ANSWER, "label": 0},
+        {"messages": [ASKED | {"train": False, "weight": 0}, TOLD | {"train": True}]},
     ],
 )
 def test_every_format_gives_the_same_turns(tmp_path: Path, value: object) -> None:
@@ -89,8 +92,10 @@ def test_ids_input_and_unknown_fields(tmp_path: Path) -> None:
         ({"messages": [{"role": ["user"], "content": "x"}, TOLD]}, "role"),
         ({"instruction": "a", "output": ANSWER, "history": [["b", ANSWER]]}, "'history' is not supported"),
         ({"prompt": "a", "completion": ANSWER, "rejected": "b"}, "'rejected' is not supported"),
-        ({"prompt": "a", "completion": ANSWER, "label": False}, "'label' is false"),
+        ({"instruction": "a", "output": ANSWER, "label": False}, "'label' is false"),
         ({"messages": [ASKED, TOLD | {"weight": 0}]}, "'weight' is 0"),
+        ({"messages": [ASKED, TOLD | {"loss": False}]}, "'loss' is false"),
+        ({"messages": [ASKED, TOLD | {"train": False}]}, "'train' is false"),
         ({"messages": [ASKED, {**TOLD, "tool_calls": [{"id": 1}]}]}, "'tool_calls' is not supported"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, TOLD]}, "only text parts"),
         ({"messages": [{"role": "user", "content": None}, TOLD]}, "'messages[0].content' is missing"),

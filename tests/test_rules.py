@@ -20,6 +20,7 @@ DAY = Rule(["due"], "requested", "(?P=day)", "names the day", r"(next_)?(?P<day>
 ARTICLE = Rule(["title"], "never", r"\b(a|the)\b", "no articles")
 CAPITAL = Rule(["title"], "matches", "^[A-Z]", "a capital")
 ORDER = Rule(["title"], "in_order", r"\bat \d+(am|pm)?$", "own order")
+URGENT = Rule(["title"], "requested", "urgent", "says so")
 RULE = "{fields: [title], rule: never, pattern: x, why: y}"
 
 
@@ -33,6 +34,7 @@ def asked(text: str) -> Example:
         (CAPITAL, "Milk", "milk", False),
         (CAPITAL, "milk", "milk", True),
         (ARTICLE, "Feed the cat", "feed the cat", True),
+        (ARTICLE, "The cat", "feed the cat", True),
         (ARTICLE, "The Wire", 'watch "The Wire"', False),
         (ORDER, "Call Dana", "please call um Dana", False),
         (ORDER, "Dana call", "please call Dana", True),
@@ -41,14 +43,12 @@ def asked(text: str) -> Example:
         (DAY, "next_monday", "mon", False),
         (DAY, "tuesday", "see you on Monday", True),
         (DAY, "today", "whenever", False),
+        (URGENT, "now\nurgent", "do it now", True),
+        (URGENT, "now", "do it now, it is\nurgent", False),
     ],
 )
 def test_a_rule_is_broken_or_not(rule: Rule, value: str, request_text: str, broken: bool) -> None:
-    assert rule.is_broken(value, asked(request_text), set()) is broken
-
-
-def test_a_value_of_an_earlier_answer_keeps_its_order() -> None:
-    assert not ORDER.is_broken("Call Dana", asked("and make that urgent"), {"Call Dana"})
+    assert rule.is_broken(value, asked(request_text)) is broken
 
 
 @SHIPPED
@@ -75,7 +75,7 @@ def test_what_stands_beside_the_kinds_is_listed_once_and_counts_in_all(tmp_path:
     assert [count for count, _ in coverage(table, values)] == [2, 1, 3, 0, 0]
 
 
-@pytest.mark.parametrize("text", [None, "", " \n", "labelling: {}", "labelling: {rules: []}"])
+@pytest.mark.parametrize("text", [None, "", " \n", "{}", "copied_fields: [title]", "labelling: {rules: []}"])
 def test_a_task_may_do_without_rules(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / "rules.yaml").write_text(text, encoding="utf-8")
@@ -105,6 +105,7 @@ def test_a_rule_that_is_none_is_named_with_its_file(tmp_path: Path, right: str, 
     [
         ("flag_only: [order,", "flag_only: [odour,", "odour"),
         ("flag_only: [order,", "flag_only: [contract,", "must refuse"),
+        ("flag_only: [order,", "flag_only: [duplicate,", "must refuse"),
         ("phone_region: US", "phone_region: UK", "UK"),
         ("stop_at: critical", "stop_at: crucial", "validate.stop_at"),
         ("similarity: 0.95", "similarity: 95", "validate.similarity"),
@@ -141,6 +142,13 @@ def test_a_schema_without_alternatives_lists_the_values_of_nested_fields(tmp_pat
     ]
     example = Example("", "", "", "", {"lamp": {"colour": "red"}, "rooms": ["hall", "attic"]}, "", "")
     assert [value.is_in(example) for value in values] == [True, False, False, True]
+
+
+def test_a_schema_that_refers_to_itself_lists_its_values_once(tmp_path: Path) -> None:
+    node = {"properties": {"op": {"enum": ["a"]}, "next": {"$ref": "#/$defs/n"}}}
+    writing.write_json(tmp_path / "schema.json", {"$ref": "#/$defs/n", "$defs": {"n": node}})
+    values = schema_values(contract.load(tmp_path / "schema.json"))
+    assert list(map(str, values)) == ['next.op = "a"', 'op = "a"']
 
 
 def test_a_value_counts_once_for_each_sound_row_of_its_kind() -> None:

@@ -117,6 +117,11 @@ def test_the_answer_streams(running: Running) -> None:
     assert len(parts) > 5
     assert [chunk.choices[0].finish_reason for chunk in chunks][-2:] == [None, "stop"]
     assert [chunk.choices[0].delta.role for chunk in chunks] == ["assistant", *[None] * (len(chunks) - 1)]
+    with running.send(request(json.dumps(SOUND | {"stream": True}).encode())) as link:
+        raw = b"".join(iter(lambda: link.recv(65536), b""))
+    assert b"content-type: text/event-stream" in raw.lower()
+    assert b"data: [DONE]\n\n" in raw
+    assert b'"object": "chat.completion.chunk"' in raw
 
 
 def test_all_turns_are_the_prompt(engine: serve.Engine) -> None:
@@ -372,6 +377,14 @@ def test_under_load_nothing_is_lost_whoever_else_calls(running: Running, monkeyp
     wait(lambda: running.engine.accepted == 0)
 
 
+def test_what_a_client_saw_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = iter([(200, "a"), (200, "b"), (503, ""), (500, "")])
+    monkeypatch.setattr(load.Load, "ask", lambda *_: next(said))
+    client = load.Load(0, [[]], 60.0, 4)
+    client.client(0)
+    assert client.seen == {"requests": 4, "answered": 2, "refused": 1, "lost": 1, "differ": 1}
+
+
 # --- the command ---
 
 
@@ -398,14 +411,17 @@ def test_it_listens_here_with_the_limits_of_params(here: Path, merged: Path, mon
     ran = CliRunner().invoke(serve.main, ["--model", str(merged), "--allow-host", "tasks.example"])
     assert ran.exit_code == 0, ran.output
     assert (started["config"].host, started["config"].port) == ("127.0.0.1", 8000)
+    assert "/v1\n" in ran.output  # and no more: it has a key
     engine, key, hosts = started["config"].app
+    assert (engine.queue, engine.seconds) == (32, 30.0)
     assert (key, hosts) == ("secret", ("tasks.example",))
     assert (engine.name, engine.max_prompt, engine.max_answer, engine.grammar) == (str(merged), 256, 64, None)
     (here / "key").write_text("of the file\n", encoding="utf-8")
     CliRunner().invoke(serve.main, ["--model", str(merged), "--api-key-file", "key"])
     assert started["config"].app[1] == "of the file"
+    monkeypatch.delenv("LOCKSTEP_API_KEY")
     ran = CliRunner().invoke(serve.main, ["--model", str(merged), "--schema", str(SCHEMA), "--constrained"])
-    assert ran.exit_code == 0, ran.output
+    assert (ran.exit_code, "/v1, without a key\n" in ran.output) == (0, True), ran.output
     assert started["config"].app[0].grammar is not None
     configure(here, compute={"device": "tpu"})
     ran = CliRunner().invoke(serve.main, ["--model", str(merged)])

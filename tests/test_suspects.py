@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from conftest import SCHEMA, write_rows
+from conftest import ROOT, SCHEMA, write_rows
 
+from stages.core import yaml12
 from tools import suspects
 
 DONE = '{"action":"complete","title":"Boiler"}'
@@ -79,6 +80,15 @@ def test_text_in_the_table_neither_steers_a_terminal_nor_breaks_a_cell(words: li
     assert (ran.exit_code, "\x1b" not in ran.stdout) == (0, True)
     assert "boiler is fixed \\| tick it" in ran.stdout
     assert "Be brief" not in ran.stdout
+
+
+def test_the_files_are_those_that_the_stages_write() -> None:
+    stages = yaml12.parse((ROOT / "dvc.yaml").read_text(encoding="utf-8"), "dvc.yaml")["stages"]
+    for which, name in (("held-out", "valid"), ("test", "test")):
+        rows, answers = suspects.ANSWERED[which]
+        assert (rows.stem, f"--rows {rows} --out {answers}" in stages["predict"]["cmd"]) == (name, True)
+    assert f"--row-losses {suspects.LOSSES}" in stages["train"]["cmd"]
+    assert f"--train {suspects.TRAIN} " in stages["train"]["cmd"]
 
 
 def test_no_wrong_answer_is_said(pipeline: Path) -> None:

@@ -1,6 +1,7 @@
 """Wrong masks are caught, every knob arrives, and training twice gives the same bytes."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -70,6 +71,7 @@ def test_a_broken_row_is_named(tokenizer: Any, breakage: Any, problem: str) -> N
         ("weight_decay", 0.01, "weight_decay", 0.01),
         ("batch_size", 12, "gradient_accumulation_steps", 3),
         ("micro_batch_size", 2, "per_device_train_batch_size", 2),
+        ("micro_batch_size", 2, "per_device_eval_batch_size", 2),
         ("micro_batch_size", 2, "gradient_accumulation_steps", 2),
     ],
 )
@@ -78,16 +80,29 @@ def test_each_knob_reaches_the_trainer(tmp_path: Path, knob: str, value: Any, ar
     assert getattr(args, argument) == expected
 
 
+def test_few_of_the_compiled_products_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "1"}
+    for name in kept:
+        monkeypatch.setenv(name, "")  # so that what it was comes back
+        monkeypatch.delenv(name)
+    train.bound_caches()
+    assert kept.items() <= os.environ.items()
+
+
 def test_what_no_knob_changes(tmp_path: Path) -> None:
     args = train.arguments(SETTINGS, FP32, tmp_path)
     assert (args.lr_scheduler_type, args.train_sampling_strategy) == ("cosine", "random")
     assert (args.packing, args.max_length, args.save_strategy, args.report_to) == (False, None, "no", [])
+    assert args.save_total_limit == 2
+    often = next(option for option in train.main.params if option.name == "checkpoint_minutes")
+    assert (often.default, often.envvar) == (5.0, "CHECKPOINT_MINUTES")
 
 
 @pytest.mark.parametrize("key", ["cpu-fp32", "cpu-bf16"])
 def test_the_device_decides_the_precision(tmp_path: Path, key: str) -> None:
     args = train.arguments(SETTINGS, loading.DEVICES[key], tmp_path)
     assert (args.use_cpu, args.bf16, args.fp16) == (True, key == "cpu-bf16", False)
+    assert (args.optim.value, args.gradient_checkpointing) == ("adamw_torch", False)
 
 
 def test_a_batch_that_micro_batches_do_not_divide_is_refused(tmp_path: Path) -> None:
@@ -178,6 +193,19 @@ def test_every_layer_of_a_training_attends_by_rows(trainer: Any, monkeypatch: py
     assert layers == list(range(trainer.model.config.num_hidden_layers))
 
 
+def test_a_sharded_adapter_is_gathered_before_it_is_written(
+    trainer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import load_file
+
+    whole = {name: tensor + 1 for name, tensor in trainer.model.state_dict().items() if "lora_" in name}
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setattr(trainer.accelerator, "get_state_dict", lambda model: whole)
+    train.publish(trainer, tmp_path / "adapter", {})
+    written = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert all(written[name.replace(".default", "")].equal(tensor) for name, tensor in whole.items())
+
+
 def test_a_training_that_stopped_early_is_an_error(trainer: Any) -> None:
     from transformers import TrainerCallback
 
@@ -209,6 +237,17 @@ def run(folder: Path, base: Path, out: str, rows: int = 24, replayed: Sequence[d
     result = stage(base, out)
     assert result.exit_code == 0, result.output
     return folder / out
+
+
+def test_the_hash_of_a_folder_is_of_names_and_bytes_in_the_order_of_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b/c"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name, encoding="utf-8")
+    rglob = Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda folder, pattern: sorted(rglob(folder, pattern), reverse=True))
+    assert hashes.of_folder(tmp_path) == "c3f0e666cfb31cdcccb693452c268b7d0bbea5a65381f6a21fbca67270f67ebb"
 
 
 def test_the_same_inputs_give_the_same_adapter_and_no_pickle(here: Path, base: Path) -> None:
@@ -249,6 +288,8 @@ def test_the_metrics_are_those_of_the_curves_and_the_adapter(here: Path, base: P
     hashed |= {"adapter": hashes.of_file(adapter / "adapter_model.safetensors"), "base": hashes.of_folder(base)}
     assert hashed.items() <= made_from.items()
     assert (made_from["prefix"], made_from["params"]["epochs"], made_from["device"]) == (PREFIX, 2.0, "cpu-fp32")
+    assert (made_from["threads"], took["result"]) == (took["threads"], made_from["adapter"])
+    assert took["peak_memory_bytes"] > 10**8
 
 
 GENERAL = {"id": "p", "prompt": [{"role": "user", "content": "Hi"}], "answer": "Hello there", "truncated": False}
@@ -257,7 +298,7 @@ GENERAL = {"id": "p", "prompt": [{"role": "user", "content": "Hi"}], "answer": "
 def test_a_truncated_answer_does_not_teach_to_stop(tokenizer: Any) -> None:
     whole, cut = (encoding.encode(tokenizer, [], GENERAL | {"truncated": short}) for short in (False, True))
     assert [*cut["input_ids"], tokenizer.eos_token_id] == whole["input_ids"]
-    encoding.check_labels("p", cut, GENERAL | {"truncated": True}, tokenizer, 256)
+    encoding.check_labels("p", cut, GENERAL | {"truncated": True}, tokenizer, len(cut["input_ids"]))
     with pytest.raises(click.ClickException, match="do not end in EOS"):
         encoding.check_labels("p", cut, GENERAL, tokenizer, 256)
 
@@ -314,8 +355,9 @@ def test_the_stage_trains_on_its_rows_with_its_seed(here: Path, base: Path, monk
     monkeypatch.setattr(checkpoints, "Store", kept)
     monkeypatch.setattr(checkpoints, "code", lambda: "this code")
     monkeypatch.setattr(launching, "launch", lambda kind, folder: launched.append(kind))
+    monkeypatch.setattr(train, "bound_caches", lambda: launched.append("bounded"))
     run(here, base, "one", rows=8)
-    assert launched == ["ddp"]
+    assert launched == ["ddp", "bounded"]
     assert (seeds, sizes, origins[0]["code"]) == ([23], [(8, 4)], "this code")
 
 
@@ -337,6 +379,7 @@ def test_the_seconds_before_a_kill_count(trainer: Any, tmp_path: Path, monkeypat
         ({"train.jsonl": '{"id":1,"answer":"{}","prompt":[]}\n'}, "train.jsonl:1: an object with texts id and answer"),
         ({"train.jsonl": "[]\n"}, "train.jsonl:1: an object"),
         ({"valid.jsonl": ""}, "valid.jsonl: no rows"),
+        ({"valid.jsonl": json.dumps(example(1) | {"answer": "x" * 3000}) + "\n"}, "training row valid.jsonl: r1: "),
         ({"replay.jsonl": "{}\n"}, "replay.jsonl:1: an object with texts id and answer"),
         ({"prefix.json": '[{"role":"system"}]'}, "prefix.json: a list of turns"),
         ({"prefix.json": "{}"}, "prefix.json: a list of turns"),
@@ -365,3 +408,5 @@ def test_a_small_base_is_kept_dequantised_on_a_cpu_only(base: Path, monkeypatch:
     small = quantised_layers()
     monkeypatch.setattr(quantised, "IN_FULL", 1)
     assert (small, quantised_layers()) == (0, 2 * 7)
+    monkeypatch.setattr(quantised, "load", lambda base, device: "in 4 bits")
+    assert quantised.for_training(base, loading.DEVICES["cuda-bf16"]) == "in 4 bits"

@@ -1,6 +1,7 @@
 """The whole stage on small folders: rows in = kept + refused, and each defect ends under its own check."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -66,10 +67,15 @@ def test_sound_rows_pass_and_their_answers_become_compact(here: Path) -> None:
         ({".hidden": "{}"}, "raw: no rows"),
         ({"a.jsonl": "{}", "b.jsonl": "", "c.jsonl": "\n"}, "raw/b.jsonl, raw/c.jsonl: no rows"),
         ({"a.jsonl": "{}", "more.json": "{}"}, "raw/more.json: only"),
+        ({"caf\udce9.jsonl": "{}"}, "raw/caf.*: a file's name must be UTF-8"),
         ({"a.jsonl": "{}", "big.jsonl.dvc": "{}"}, "raw/big.jsonl.dvc: the rows that it points at"),
     ],
 )
-def test_a_folder_is_read_in_full_or_not_at_all(here: Path, files: dict[str, str] | None, reason: str) -> None:
+def test_a_folder_is_read_in_full_or_not_at_all(
+    here: Path, files: dict[str, str] | None, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = Path.iterdir  # a file system may list in any order
+    monkeypatch.setattr(Path, "iterdir", lambda folder: sorted(listed(folder), reverse=True))
     if files is not None:
         (here / "raw").mkdir()
     for name, content in (files or {}).items():
@@ -82,6 +88,7 @@ DEFECTS: list[tuple[str, dict[str, Any], str]] = [
     ("well_formed", {"instruction": "pay rent"}, "'output' is missing"),
     ("contract", {"instruction": "pay rent", "output": answer(priority="urgent")}, "answer: priority: 'urgent'"),
     ("duplicate", {"id": "r1", "instruction": "pay rent", "output": answer(title="Pay rent")}, "raw/rows.jsonl:1"),
+    ("leak", LEAK, "same request as the test row test/rows.jsonl:1"),
 ]
 
 
@@ -94,10 +101,11 @@ def test_one_defect_fails_one_check_and_is_named(here: Path, check: str, row: di
     assert (found["split"], found["file"], found["line"]) == ("train", "raw/rows.jsonl", 3)
     assert list(found["checks"]) == [check]
     assert reason in found["checks"][check]
+    assert f'class="critical" id="train-{check}"' in (here / "docs/index.html").read_text(encoding="utf-8")
     assert "raw/rows.jsonl:3" in result.output
     assert f"`mostly` of `{check}` in {ROOT / 'expectations' / 'train.json'}" in result.output
     kept = f"rows refused by {check} are left out; with validate.flag_only" in result.output
-    assert kept is (check not in ("well_formed", "contract"))
+    assert kept is (check == "leak")
     figures = strict_json.read(here / "detail.json")
     assert figures["train"]["rows"] == figures["train"]["kept"] + figures["train"]["refused"] == 6
     assert strict_json.read(here / "metrics.json")["train_refused"] == 1
@@ -138,6 +146,7 @@ REFUSED: dict[str, tuple[list[dict[str, Any]], dict[int, str]]] = {  # further r
         {3: "duplicate"},
     ),
     "a system prompt hides no leak": ([asks("water the plants", "Water plants", system="be brief")], {3: "leak"}),
+    "another system prompt makes another request": ([asks("buy milk", "Milk", system="be brief")], {}),
     "another turn before makes another request": (
         [deleting_later("paint the shed", "Paint shed"), deleting_later("mow the lawn", "Mow lawn")],
         {},
@@ -161,6 +170,12 @@ def test_which_rows_are_refused(here: Path, rows: str) -> None:
 def test_a_sign_is_part_of_the_request(pair: tuple[str, str]) -> None:
     first, second = (correct.example([{"role": "user", "content": text}], {}, "").prompt for text in pair)
     assert first != second
+
+
+def test_a_request_is_the_last_turn_of_the_user() -> None:
+    said = [("system", "be brief"), ("user", "Buy milk"), ("assistant", "{}"), ("user", "Drop it!")]
+    found = correct.example([{"role": role, "content": text} for role, text in said], {}, "")
+    assert (found.request, found.user) == ("drop it", "Buy milk\nDrop it!\n")
 
 
 @pytest.mark.parametrize(
@@ -218,6 +233,7 @@ def test_no_row_judged_is_an_error(tmp_path: Path) -> None:
 def test_a_blank_reason_is_a_reason(tmp_path: Path) -> None:
     (outcome,) = judged(tmp_path, [NULL], "", None)
     assert (outcome.holds, outcome.unexpected, outcome.judged) == (False, [("f:1", "")], 2)
+    assert os.environ["GX_ANALYTICS_ENABLED"] == "false"
 
 
 @pytest.mark.parametrize(("mostly", "holds"), [(0.96, True), (0.97, False)])
@@ -241,6 +257,11 @@ def test_a_refused_test_row_is_listed_as_it_was_given(here: Path) -> None:
     assert strict_json.read(here / "metrics.json")["test_refused"] == 1
 
 
+def test_of_many_refused_rows_twenty_are_named(here: Path) -> None:
+    told = run(here, [*TRAIN, *[{"instruction": "a"}] * 22], TEST).output
+    assert "raw/rows.jsonl:22: well_formed: 'output' is missing\n... and 2 more, all of them in refused.jsonl\n" in told
+
+
 @pytest.mark.parametrize(
     ("stop_at", "train", "status"),
     [("warning", TRAIN, 1), ("critical", TRAIN, 0), ("critical", [*TRAIN, LEAK], 1), ("never", [*TRAIN, LEAK], 0)],
@@ -253,14 +274,17 @@ def test_what_stops_the_pipeline_is_a_setting(here: Path, stop_at: str, train: l
 
 
 def test_fields_that_are_not_read_are_told(here: Path) -> None:
-    result = run(here, [TRAIN[0] | {"context": "x", "a": 1}, TRAIN[1] | {"context": "y"}], TEST)
-    assert "fields that are not read, and rows that have them: {'a': 1, 'context': 2}\n" in result.output
+    thought = [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer(), "reasoning": "b"}]
+    result = run(here, [TRAIN[0] | {"context": "x", "a": 1}, TRAIN[1] | {"context": "y"}, {"messages": thought}], TEST)
+    named = "{'a': 1, 'context': 2, 'reasoning of a turn': 1}"
+    assert f"fields that are not read, and rows that have them: {named}\n" in result.output
 
 
 def test_settings_reach_the_figures(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stages.checklist.clean.SAMPLE", 1)  # of many requests, a share is compared with all
-    configure(here, validate={"templated": 0.1, "usage": "elsewhere"})
+    configure(here, validate={"templated": 0.1, "usage": "elsewhere"}, contract={"discriminator": "title"})
     result = run(here, TRAIN, TEST)
+    assert strict_json.read(here / "detail.json")["train"]["kinds"] == {"Buy milk": 1, "Call bank": 1}
     assert strict_json.read(here / "detail.json")["checklist"]["clean"]["templated"]["both"]["value"] == 1.0
     assert "(no requests in elsewhere)" in result.output
 
@@ -280,6 +304,19 @@ def test_a_field_that_the_rules_call_copied_is_one_however_much_is_invented(here
     assert [list(row["checks"]) for row in refused(here)] == found
 
 
+def test_a_schema_that_lists_nothing_has_nothing_to_cover(here: Path) -> None:
+    (here / "own.json").write_text('{"properties": {"due_date": {"format": "date-time"}}}', encoding="utf-8")
+    result = run(here, TRAIN, TEST, schema=here / "own.json")
+    assert (result.exit_code, "coverage" in result.output) == (0, False), result.output
+    assert "formats that answers are not held to: date-time\n" in result.output
+
+
+def test_an_allowed_word_is_not_flagged(here: Path) -> None:
+    (here / "own.yaml").write_text("labelling: {allowed_words: [Kill]}\n", encoding="utf-8")
+    run(here, [*TRAIN, asks("kill the process", "Kill process")], TEST, rules=here / "own.yaml")
+    assert list(strict_json.read_jsonl(here / "out" / "flagged.jsonl")) == []
+
+
 def recorded(folder: Path) -> list[bytes]:
     """The bytes of everything that the stage writes for DVC and Git."""
     files = [*folder.glob("out/*"), *folder.glob("docs/*"), folder / "metrics.json", folder / "detail.json"]
@@ -292,6 +329,9 @@ def test_without_usage_it_is_not_measured(here: Path) -> None:
     verdicts = strict_json.read(here / "detail.json")["checklist"]["representative"]
     assert {verdicts[name]["usage"]["verdict"] for name in ("far_from_train", "openings")} == {"not measured"}
     assert not (here / "data").exists()
+    configure(here, validate={"usage": ""})
+    (here / "notes.txt").write_text("not a request\n", encoding="utf-8")
+    assert "not measured: representative: usage" in run(here, TRAIN, TEST).output
 
 
 @pytest.mark.parametrize(
@@ -327,6 +367,7 @@ def test_usage_is_judged_and_recorded_nowhere(here: Path, asked: dict[str, Any])
         ("log.jsonl", b'{"text": "a"}\n', "log.jsonl:1: no 'instruction'"),
         ("log.jsonl", b'{"prompt": "caf\xe9"}\n', "log.jsonl:1: not UTF-8 at byte 15"),
         ("log.jsonl", b"{'a'}\n", "log.jsonl:1: not JSON"),
+        ("log.jsonl", b"\xfe\xff" + '{"prompt": "a"}\n'.encode("utf-16-be"), "log.jsonl:1: the file is UTF-16"),
     ],
 )
 def test_usage_that_cannot_be_read_is_named(here: Path, name: str, content: bytes, reason: str) -> None:

@@ -110,7 +110,7 @@ class Runner:
         assert (workflow, job) in TRIED
         assert WORKFLOWS[workflow]["defaults"]["run"] == {"shell": "bash"}
         for step in WORKFLOWS[workflow]["jobs"][job]["steps"]:
-            assert step.get("if") in (None, "${{ !cancelled() }}")
+            assert step.get("if") in (None, "${{ !cancelled() && steps.setup.outcome == 'success' }}")
             if "run" in step and ("if" in step or not any(self.status.values())):
                 self.status[step["name"]] = self.block(step, clone)
 
@@ -220,6 +220,8 @@ def test_the_verdict_reads_the_default_branch_and_writes_nothing_and_the_post_ha
     assert verdict["permissions"] == {"contents": "read"}
     assert post["permissions"] == {"pull-requests": "write", "statuses": "write"}
     assert not [step for step in post["steps"] if "uses" in step]
+    told = {name: f"${{{{ steps.report.outputs.{name} }}}}" for name in ("head", "status", "report")}
+    assert (verdict["outputs"], verdict["steps"][-1]["id"], post["needs"]) == (told, "report", "verdict")
     assert post["if"] == "${{ !cancelled() }}"
     head = post["steps"][0]["env"]["HEAD"]
     assert head == "${{ needs.verdict.outputs.head || github.event.pull_request.head.sha }}", "also after a crash"
@@ -230,8 +232,20 @@ def test_the_verdict_reads_the_default_branch_and_writes_nothing_and_the_post_ha
 def test_what_judges_has_the_whole_history_and_each_push_to_the_default_branch_is_judged() -> None:
     verdict, gate = WORKFLOWS["report.yml"]["jobs"]["verdict"], WORKFLOWS["checks.yml"]["jobs"]["gate"]
     assert [job["steps"][0]["with"]["fetch-depth"] for job in (verdict, gate)] == ["0", "0"]
+    checks = WORKFLOWS["checks.yml"]
+    assert set(checks["on"]) == {"push", "pull_request", "workflow_dispatch"}
+    assert checks["concurrency"]["group"].endswith("== 'pull_request' && github.ref || github.sha }}")
+    assert gate["steps"][2]["run"] == verdict["steps"][2]["run"], "both install what the report needs"
     default = "github.ref_name == github.event.repository.default_branch"
     assert gate["if"] == f"${{{{ github.event_name == 'push' && {default} }}}}"
+
+
+def test_what_asks_for_the_token_has_it_and_hands_it_to_git_in_one_way() -> None:
+    steps = [step for name, job in JOBS for step in WORKFLOWS[name]["jobs"][job]["steps"]]
+    asking = [step for step in steps if re.search(r"GH_TOKEN|\bgh ", step.get("run", ""))]
+    assert {step.get("env", {}).get("GH_TOKEN") for step in asking} == {"${{ github.token }}"}
+    helpers = [found for step in asking for found in re.findall(r"credential\.helper='(.+)'", step["run"])]
+    assert (len(helpers), set(helpers)) == (3, {'!f() { echo username=x-access-token; echo "password=$GH_TOKEN"; }; f'})
 
 
 # checks
@@ -265,8 +279,9 @@ def test_checks_install_what_tests_would_skip_without(small: Path, tmp_path: Pat
     runner = Runner(tmp_path / "runner")
     for name in ("apt-get", "make"):
         runner.noting(name)
-    runner.program("sudo", '#!/bin/bash\nexec "$@"\n')
-    for name in ("bash", "dirname", "env", "id"):  # a machine with these programs only
+    runner.noting("sudo", 'exec "$@"')
+    runner.program("id", "#!/bin/sh\necho 1000\n")  # not root
+    for name in ("bash", "dirname", "env"):  # a machine with these programs only
         runner.program(name, f'#!/bin/sh\nexec {shutil.which(name)} "$@"\n')
     runner.env["PATH"] = str(runner.folder / "bin")
     clone = checked_out(small, runner.folder, TRUNK)
@@ -274,7 +289,7 @@ def test_checks_install_what_tests_would_skip_without(small: Path, tmp_path: Pat
     runner.run("checks.yml", "tests", clone)
     assert runner.status == {"Test": 0}, runner.output
     update, install = runner.calls("apt-get")
-    assert update[0] == "update"
+    assert (update[0], len(runner.calls("sudo"))) == ("update", 2)
     assert {"chromium", "openssh-server"} < set(install)
 
 
@@ -435,11 +450,18 @@ stages:
     deps: [step.py, CHANGELOG.md]
     outs: [models/adapter]
     metrics: [{metrics/evaluate.json: {cache: false}}]
+  merge:
+    cmd: python step.py models/merged metrics/merge.json models/adapter/file
+    deps: [step.py, models/adapter]
+    outs: [models/merged]
+    metrics: [{metrics/merge.json: {cache: false}}]
 """
 STEP = """\
 import json, os, sys
 from pathlib import Path
 model, metrics, *deps = sys.argv[1:]
+if model == os.environ.get("FAILS"):
+    sys.exit("no room")
 with open(os.environ["CALLS"], "a") as log:
     log.write(json.dumps(["step", model]) + "\\n")
 Path(model).mkdir(parents=True)
@@ -461,19 +483,20 @@ def toy(tmp_path: Path) -> Path:
     return server(tmp_path, files)
 
 
-def trained(toy: Path, folder: Path, home: Path, status: int = 0) -> Runner:
-    """A run of the job on a machine whose home folder outlives it; its pipeline ends with that status."""
+def trained(toy: Path, folder: Path, home: Path, fails: bool = False) -> Runner:
+    """A run of the job on a machine whose home folder outlives it; `fails`: in the stage after the training."""
     runner = Runner(folder, expressions={"github.token": "token"})
     runner.expressions |= {"secrets.AWS_ACCESS_KEY_ID": "", "secrets.AWS_SECRET_ACCESS_KEY": ""}  # as when not set
     runner.env = {"HOME": str(home), "GITHUB_REF": f"refs/heads/{BRANCH}", "PYTHONPATH": str(ROOT)}
     runner.env["GITHUB_SERVER_URL"] = f"file://{toy.parent.parent}"
     link, repro = f"exec ln -s {sys.prefix} .venv", 'PATH="$PWD/.venv/bin:$PATH" dvc repro -q --pull'
-    repro += f" && echo new > README.md && echo new > docs/page.md && exit {status}"
+    repro += " && echo new > README.md && echo new > docs/page.md && exit 0"
+    runner.env |= {"FAILS": "models/merged"} if fails else {}
     runner.program(
         "make", f'#!/bin/bash\nif [ "$*" = .venv/installed ]; then {link}; fi\n[ "$*" = "repro PULL=1" ] && {repro}\n'
     )
     runner.run("train.yml", "train", checked_out(toy, runner.folder, BRANCH))
-    assert {name for name, code in runner.status.items() if code} == ({"Run the pipeline"} if status else set())
+    assert {name for name, code in runner.status.items() if code} == ({"Run the pipeline"} if fails else set())
     return runner
 
 
@@ -481,11 +504,12 @@ def test_training_pushes_the_models_and_commits_the_rest(toy: Path, tmp_path: Pa
     home = tmp_path / "home"
     before = git(toy, "rev-parse", TRUNK, BRANCH).split()
     first = trained(toy, tmp_path / "first", home)
-    assert first.calls("step") == [["models/base"], ["models/adapter"]]
+    assert first.calls("step") == [["models/base"], ["models/adapter"], ["models/merged"]]
     assert first.outputs() == {"pushed": "true"}
     assert git(toy, "rev-parse", TRUNK, f"{BRANCH}~1").split() == before
     changed = git(toy, "diff", "--name-only", f"{BRANCH}~1", BRANCH).split()
-    assert changed == ["README.md", "docs/page.md", "dvc.lock", "metrics/base.json", "metrics/evaluate.json"]
+    pages = ["README.md", "docs/page.md", "dvc.lock"]
+    assert changed == [*pages, "metrics/base.json", "metrics/evaluate.json", "metrics/merge.json"]
     stored = [file.read_text(encoding="utf-8") for file in home.glob("lockstep-storage/files/**/*") if file.is_file()]
     assert "models/adaptera change\n" in stored
     assert "models/base" not in stored
@@ -501,17 +525,26 @@ def test_training_pushes_the_models_and_commits_the_rest(toy: Path, tmp_path: Pa
 
 
 def test_a_training_before_a_stage_that_fails_is_not_lost(toy: Path, tmp_path: Path) -> None:
-    before = git(toy, "rev-parse", BRANCH)
-    trained(toy, tmp_path / "first", tmp_path / "home", status=3)
+    before, home = git(toy, "rev-parse", BRANCH), tmp_path / "home"
+    trained(toy, tmp_path / "first", home, fails=True)
     assert git(toy, "rev-parse", BRANCH) == before
-    assert trained(toy, tmp_path / "second", tmp_path / "home").calls("step") == [["models/base"]]
+    assert trained(toy, tmp_path / "second", home).calls("step") == [["models/base"], ["models/merged"]]
+
+
+def test_what_reaches_the_remote_has_its_keys() -> None:
+    for step in WORKFLOWS["train.yml"]["jobs"]["train"]["steps"]:
+        if re.search(r"dvc pull|PULL=1|tools\.push", step.get("run", "")):
+            keys = {name: f"${{{{ secrets.{name} }}}}" for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+            assert step["env"] == keys, step["name"]
 
 
 def test_the_label_presses_the_button(tmp_path: Path) -> None:
     runner = Runner(tmp_path / "runner", {"github.token": "token", "github.event.pull_request.head.ref": BRANCH})
     runner.run("train.yml", "label", tmp_path)
     assert runner.calls("gh") == [["workflow", "run", "train.yml", "--repo", REPO, "--ref", BRANCH, None]]
-    assert "workflow_dispatch" in WORKFLOWS["train.yml"]["on"]
+    assert WORKFLOWS["train.yml"]["on"] == {"workflow_dispatch": "", "pull_request": {"types": ["labeled"]}}
+    allowed = [job["permissions"] for job in WORKFLOWS["train.yml"]["jobs"].values()]
+    assert allowed == [{"actions": "write"}, {"contents": "write"}, {"actions": "write", "pull-requests": "read"}]
     condition = WORKFLOWS["train.yml"]["jobs"]["label"]["if"]
     assert "event.label.name == 'train'" in condition
     assert "head.repo.full_name == github.repository" in condition
@@ -526,4 +559,9 @@ def test_training_starts_the_checks_and_the_report_of_its_commit(tmp_path: Path)
     assert pulls[:6] == ["pr", "list", "--repo", REPO, "--head", BRANCH]
     assert report == ["workflow", "run", "report.yml", "--repo", REPO, "-f", "number=7", "-f", "base=main", None]
     assert set(WORKFLOWS["report.yml"]["on"]["workflow_dispatch"]["inputs"]) == {"number", "base"}
+    jobs = WORKFLOWS["train.yml"]["jobs"]
+    assert (jobs["checks"]["needs"], jobs["checks"]["if"]) == ("train", "${{ needs.train.outputs.pushed == 'true' }}")
+    assert jobs["train"]["outputs"] == {"pushed": "${{ steps.commit.outputs.pushed }}"}
+    named = {step["id"]: step["name"] for step in jobs["train"]["steps"] if "id" in step}
+    assert named == {"setup": "Set up the environment", "commit": "Commit the results"}
     assert not (tmp_path / "pwned").exists()

@@ -123,7 +123,7 @@ def culprit(before: Step, step: Step, way: list[Step], change: str) -> Iterator[
         raise NotMeasuredError(f"worse by {step}; before it, nothing is recorded for {', '.join(between)}: {report}")
     others = [path for path in history.changed_files(before.commit, step.commit) if history.within(path, CAUSES)]
     if before.data == step.data:
-        changed = ", ".join(others) or "nothing that is known here"
+        changed = ", ".join(others) or "none of params, code, contract or test rows"
         yield f"the data is the same as at {short(before.commit)}; changed: {changed}; see {report}"
         raise NothingWorseError(f"no change of data made it worse: {short(step.commit)} did")
     yield f"first worse than the start: {step}"

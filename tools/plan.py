@@ -162,7 +162,7 @@ def check_here() -> str:
 @click.option("--check", "only_check", is_flag=True, help="only whether the next training fits here")
 def main(name: str, card: str | None, only_check: bool) -> None:
     if only_check and (card or name != DEFAULT):
-        raise click.UsageError("--check is of models/base on this machine: give it alone")
+        raise click.UsageError("--check looks at models/base on this machine: no --model or --card")
     click.echo(f"plan: {check_here()}" if only_check else "\n".join(report(name, card)))
 
 

@@ -16,7 +16,7 @@ import click
 from stages.core import cli
 from stages.data import writing
 
-IN_GIT = ("systems", "by_kind")
+IN_GIT = ("systems",)
 # Colours of text and of grid lines; the background is left out. The page takes the reader's own text colour.
 LIGHT, DARK, PAGE = ("#1f2328", "#d1d9e0"), ("#e6edf3", "#3d444d"), ("currentColor", "#8885")
 VEGA_LITE = "5.21"

@@ -11,7 +11,6 @@ from stages.core import cli
 
 @click.command(cls=cli.Command, help=__doc__)
 def main() -> None:
-    from dvc.exceptions import DvcException
     from dvc.repo import Repo, lock_repo
 
     try:
@@ -22,11 +21,13 @@ def main() -> None:
             # What ran here is in the cache as well, for the run cache; what came with Git is not, and is not needed.
             beside = {out.hash_info for out in outs if repo.cache.local.exists(out.hash_info.value)}
             failed = repo.cloud.push(beside).failed
-    except DvcException as error:
-        raise cli.InputError(f"DVC: {cli.printable(' '.join(str(error).split()))}") from error
+    except OSError:
+        raise
+    except Exception as error:  # the clients of the remotes share no base
+        raise cli.InputError(f"DVC: {type(error).__name__}: {' '.join(str(error).split())}") from error
     if failed:
         raise cli.InputError(f"{len(failed)} files that Git holds could not be pushed; push again")
-    click.echo("push: the remote has the models, the runs, and what Git holds of them", err=True)
+    click.echo("push: the remote has the models, and the runs with their metrics", err=True)
 
 
 if __name__ == "__main__":

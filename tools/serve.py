@@ -195,7 +195,7 @@ def whole(model: str, answer: Answer) -> dict[str, Any]:
 async def events(model: str, first: str | Answer, texts: AsyncIterator[str | Answer]) -> AsyncIterator[str]:
     """Server-sent events: what each token adds to the text, held back while a character is not complete.
 
-    The role comes once: clients join what they get, of each key.
+    The role comes once: clients concatenate the deltas.
     """
     chunk, sent, item = completion(model, "chat.completion.chunk"), "", first
     try:
@@ -294,7 +294,7 @@ def config(served: Starlette, host: str, port: int) -> Any:
             self.loop.call_later(READ_SECONDS, self.give_up, self.cycle)
 
         def give_up(self, latest: Any) -> None:
-            """Close, if no request has come since the `latest`, and that one is answered."""
+            """Close, unless a request came after `latest`, or `latest` is still being answered."""
             if self.cycle is latest and (latest is None or latest.response_complete):
                 self.transport.close()
 

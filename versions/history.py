@@ -180,12 +180,15 @@ def read(tree: str, path: str) -> bytes | None:
 
 
 def changed_files(base: str, head: str) -> list[str]:
-    """Paths of the files that differ between two commits or trees, or that only one of them holds.
+    """Paths of the files whose bytes differ between two commits or trees, or that only one of them holds.
 
-    Links and submodules that the head lacks are left out: the tree of the working folder has none.
+    With links and submodules that the head has new or changed; those that it lacks are left out, since the tree of the
+    working folder has none.
     """
+    regular = files(head)
     other = listed("diff-tree", "-r", "-z", "--name-only", "--no-renames", "--diff-filter=AMT", base, head)
-    return sorted({*other, *(path for path, _ in files(base).items() ^ files(head).items())})
+    changed = {path for path, _ in files(base).items() ^ regular.items()}
+    return sorted(changed | {path for path in other if path not in regular})
 
 
 # What DVC makes of it

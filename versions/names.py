@@ -60,7 +60,9 @@ def commit_of(rev: str) -> str:
     except InputError:
         having = holders().get(wanted[0]) if wanted else None
         if wanted and not having and not history.is_shallow():
-            raise InputError(f"{rev!r} is named in {NAMES}, but no commit behind HEAD has that data") from None
+            raise InputError(
+                f"{rev!r} is named in {NAMES}, but no commit in the history of HEAD has that data"
+            ) from None
         if not having:
             raise
         return recording(having)

@@ -70,18 +70,18 @@ def goal_of(commit: str, data_only: bool) -> Goal:
     cached, plain = todays_outs()
     roots = (*DATA, *(() if data_only else (*RESULTS, *plain)))
     files = {path: oid for path, oid in history.files(commit, *roots).items() if not within(path, record.APART)}
-    brought = {root for earlier in noted() for root in roots if history.files(earlier, root)}
-    lacking = [root for root in roots if root in brought and not any(within(path, [root]) for path in files)]
-    files |= history.files("HEAD", *lacking) if lacking else {}  # and not what an earlier rollback left there
-    history.blobs(files.values())  # an object that Git can't read shows now, not half-way
     if not any(within(path, [RAW]) for path in files):
         raise InputError(f"{short(commit)} has no {RAW} in Git")
+    brought = {root for earlier in noted() for root in roots if history.files(earlier, root)}
+    lacking = [root for root in roots if root in brought and not any(within(path, [root]) for path in files)]
+    files |= history.files("HEAD", *lacking) if lacking else {}  # in place of what an earlier rollback wrote
+    history.blobs(files.values())  # an object that Git can't read shows now, not half-way
     for path in files:
         refuse_name(path)
     recorded = {path: md5 for stage in stages.values() for path, md5 in stage.outs.items() if not within(path, roots)}
     made_by = {path: name for name, stage in stages.items() for path in stage.outs}
     own = {path: md5 for path, md5 in recorded.items() if cached.get(path) == made_by[path]}
-    outs = own | history.pointers(commit, RAW, TEST)
+    outs = own | history.pointers(commit, RAW, TEST) | (history.pointers("HEAD", TEST) if TEST in lacking else {})
     held = tuple(root for root in roots if root in lacking or any(within(path, [root]) for path in files))
     return Goal(commit, held, files, outs, sorted(recorded.keys() - outs.keys()), made_by)
 
@@ -94,10 +94,14 @@ def out_of_step(commit: str) -> str:
     return ""
 
 
+def todays_pipeline() -> dict[str, record.Declared]:
+    contents = [path.read_bytes() if path.is_file() else b"{}" for path in map(Path, (record.PIPELINE, record.PARAMS))]
+    return record.pipeline(*contents)
+
+
 def todays_outs() -> tuple[dict[str, str], list[str]]:
     """The outputs of today's dvc.yaml that a rollback may write: those in DVC's cache, and those in Git."""
-    contents = [path.read_bytes() if path.is_file() else b"{}" for path in map(Path, (record.PIPELINE, record.PARAMS))]
-    today = record.pipeline(*contents)
+    today = todays_pipeline()
     outs = {out: cached for stage in today.values() for out, cached in stage.outs.items()}
     maker = {out: name for name, stage in today.items() for out in stage.outs}
     apart = [out for out in outs if within(out, OUTPUTS) and not within(out, DATA)]
@@ -105,10 +109,10 @@ def todays_outs() -> tuple[dict[str, str], list[str]]:
     return {out: maker[out] for out in apart if outs[out]}, [out for out in apart if not outs[out]]
 
 
-def lacking_params(commit: str) -> list[str]:
-    """The sections of params.yaml that today's dvc.yaml asks for and `commit` doesn't have."""
-    today = record.pipeline(*(Path(file).read_bytes() for file in (record.PIPELINE, record.PARAMS)))
-    asked = {key.split(".")[0] for stage in today.values() for key in stage.params.get(record.PARAMS, ())}
+def lacking_params(commit: str, stages: Iterable[str]) -> list[str]:
+    """The sections of params.yaml that these stages ask for today, and `commit` doesn't have."""
+    today = todays_pipeline()
+    asked = {key.split(".")[0] for name in stages for key in today[name].params.get(record.PARAMS, ())}
     return sorted(asked - history.parse_yaml(history.read(commit, record.PARAMS) or b"{}", record.PARAMS).keys())
 
 
@@ -197,14 +201,12 @@ def plan(repo: Any, goal: Goal, rev: str, allow_missing: bool) -> tuple[Goal, se
     findings = [finding for finding in findings if finding.out in wrong]
     missing = {finding.out for finding in findings}
     if not allow_missing and not missing <= set(PAGES):
-        stages = " ".join(dict.fromkeys(name for out, name in goal.made_by.items() if out in missing))
-        advice = f"To make it again: python -m tools.rollback {rev} --allow-missing && dvc repro {stages}"
+        stages = list(dict.fromkeys(name for out, name in goal.made_by.items() if out in missing))
+        advice = f"To make it again: python -m tools.rollback {rev} --allow-missing && dvc repro {' '.join(stages)}"
         if not stages:
             advice = "It was added with `dvc add`: only a remote can have it."
-        elif lacks := lacking_params(goal.commit):
-            advice = (
-                f"Its params lack {', '.join(lacks)}: only the code of that time makes it again (git worktree add)."
-            )
+        elif lacks := lacking_params(goal.commit, stages):
+            advice = f"Its params.yaml lacks {', '.join(lacks)}, so only the code of that time can make it again."
         lines = [f"  {finding}" for finding in findings]
         raise MissingError("neither cache nor remote has it, nothing was restored:", *lines, advice)
     away = set(wrong) | (pointed - goal.outs.keys())
@@ -321,8 +323,9 @@ def report(goal: Goal, data_only: bool, again: list[str]) -> Iterator[str]:
     )
     if goal.forgotten:
         named = ", ".join(map(printable, goal.forgotten))
-        yield f"Left out, as no stage of that name makes it below data or models today: {named}"
-    stale = sorted(out for out in todays_outs()[0] if out not in goal.outs and Path(out).exists())
+        yield f"Left out, as today's dvc.yaml has no such output of the same stage: {named}"
+    held = {*goal.outs, *goal.forgotten}
+    stale = sorted(out for out in todays_outs()[0] if out not in held and Path(out).exists())
     if stale and not data_only:
         yield f"Not of this version, which has no record of them: {', '.join(stale)}"
     if again:

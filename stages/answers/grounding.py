@@ -16,19 +16,21 @@ from stages.core import strict_json
 from stages.data.contract import branches, followed
 from stages.model.chat import Turn
 
-WORD = re.compile(r"([\W_]*)(.*?)([\W_]*)", re.DOTALL)  # what stands before a word, the word, what stands after it
-UNSPACED = re.compile(
-    r"[\u0e01-\u0e3a\u0e40-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]"
-)  # Thai to Chinese
+SIGN = "$€£¥&+"  # they belong to the word that they touch, or are one
+# What stands before a word, the word, what stands after it.
+WORD = re.compile(rf"((?:(?![{SIGN}])[\W_])*)([{SIGN}]?.*?[{SIGN}]*)([\W_]*)", re.DOTALL)
+# Of Thai to Chinese, which have no words with spaces around them.
+UNSPACED = re.compile(r"[\u0e01-\u0e3a\u0e40-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 MOST = 60  # words; a pattern grows with their square, and so does the time to compile it
-CLOCK = re.compile(r"\d|^(noon|midnight|o.?clock)$", re.IGNORECASE)
+CLOCK = re.compile(r"\d|^(noon|midnight|o.?clock|half|quarter)$", re.IGNORECASE)
 CLOCK_WORDS = 4  # of the longest clock time: "at half past six"
 
 
 class Masks:
     """The masks of conversations, as generate.Masks: each has the contract narrowed to its own words.
 
-    Where the user said no word, or too many for the engine, or writes without spaces, the contract alone holds.
+    Where the user said no word, or too many to compile quickly, or writes without spaces, the contract alone
+    holds.
     """
 
     def __init__(self, rules: grammar.Grammar, conversations: list[list[Turn]], fields: tuple[str, ...]) -> None:
@@ -51,14 +53,14 @@ def words(text: str) -> list[str]:
     """The words of a text as regular expressions; inside a text, punctuation after a word may stay with it."""
     split = [match for part in text.split() if (match := WORD.fullmatch(part)) and match[2]]
     tails = [match[3][:1] for match in split[:-1]] + [""] * bool(split)
-    return [_escaped(m[2]) + (f"{_escaped(tail)}?" if tail else "") for m, tail in zip(split, tails, strict=True)]
+    return [re.escape(m[2]) + (f"{re.escape(tail)}?" if tail else "") for m, tail in zip(split, tails, strict=True)]
 
 
 def pattern(turns: list[Turn], fields: tuple[str, ...]) -> str:
     """A regular expression for what a copied field may hold after these turns."""
     requests = [words(turn["content"]) for turn in turns if turn["role"] == "user"]
     in_order = [choice for request in requests for choice in _in_order(request)]
-    return f"^({'|'.join(dict.fromkeys([*in_order, *map(_escaped, _named_before(turns, fields))]))})$"
+    return f"^({'|'.join(dict.fromkeys([*in_order, *map(re.escape, _named_before(turns, fields))]))})$"
 
 
 def _in_order(request: list[str]) -> Iterator[str]:
@@ -89,10 +91,6 @@ def _named_before(turns: list[Turn], fields: tuple[str, ...]) -> Iterator[str]:
             yield from (
                 answer[name] for name in fields if isinstance(answer, dict) and isinstance(answer.get(name), str)
             )
-
-
-def _escaped(word: str) -> str:
-    return re.sub(r"([^\w\s])", r"\\\1", word) if word.isascii() else re.escape(word)
 
 
 def narrowed(schema: dict[str, Any], turns: list[Turn], fields: tuple[str, ...]) -> dict[str, Any]:

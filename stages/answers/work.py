@@ -66,7 +66,8 @@ def context(folder: Path) -> int:
     """The most tokens that the model reads."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with loading.reading(folder):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     return int(getattr(config.get_text_config(), "max_position_embeddings", sys.maxsize))  # some models have no limit
 
 
@@ -87,15 +88,6 @@ def load_grammar(schema: Path, tokenizer: Any, rows: list[dict[str, Any]], quiet
     return rules
 
 
-def masks_of(
-    rules: grammar.Grammar | None, prompts: list[list[chat.Turn]], fields: tuple[str, ...]
-) -> generate.Masks | None:
-    """What holds the answers to the contract, and the fields that copy to the user's words; None for nothing."""
-    if rules is None:
-        return None
-    return grounding.Masks(rules, prompts, fields) if fields else rules.masks
-
-
 def answer(process: int, count: int, job: Job, todo: list[list[list[int]]]) -> None:
     """In one of `count` processes: of the batches that each part has to do, every so many-th."""
     from tqdm import tqdm
@@ -108,7 +100,9 @@ def answer(process: int, count: int, job: Job, todo: list[list[list[int]]]) -> N
     total = sum(len(batch) for share in shares for batch in share)
     with tqdm(total=total, desc="predict", unit=" answers", disable=process > 0) as bar:
         for part, share in zip(job.parts, shares, strict=True):
-            masks = masks_of(rules, [row["prompt"] for row in part.rows], job.fields)
+            masks: generate.Masks | None = rules.masks if rules else None
+            if rules and job.fields:  # the fields that copy are held to the user's words as well
+                masks = grounding.Masks(rules, [row["prompt"] for row in part.rows], job.fields)
             started = time.monotonic()
             for row, found in generate.greedy(model, job.tokenizer, part.prompts, most, size, masks, share):
                 part.kept.add(process, row, time.monotonic() - started, found)

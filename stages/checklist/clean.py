@@ -27,9 +27,10 @@ def check_characters(table: Table) -> None:
     for checked in table:
         # In the text of an answer control characters stand escaped, so its values are searched as well.
         values = "".join(value for example in checked.examples for _, value in texts(example.answer))
-        for char in set(checked.text() + values) - ALLOWED:
-            if char in BLANK or unicodedata.category(char) in UNSEEN:
-                checked.reasons["characters"] = f"U+{ord(char):04X} {unicodedata.name(char, 'control character')}"
+        used = set(checked.text() + values) - ALLOWED
+        if hidden := [char for char in used if char in BLANK or unicodedata.category(char) in UNSEEN]:
+            char = min(hidden)
+            checked.reasons["characters"] = f"U+{ord(char):04X} {unicodedata.name(char, 'control character')}"
 
 
 def check_chat_tokens(table: Table) -> None:

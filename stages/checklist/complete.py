@@ -40,20 +40,16 @@ def schema_values(rules: contract.Contract) -> list[SchemaValue]:
     root, name = rules.validator.schema, rules.discriminator
     schema = contract.followed(root, root)
     around = {word: inner for word, inner in schema.items() if word not in ("oneOf", "anyOf")}
-    values: dict[str, SchemaValue] = {}
-    for branch in contract.branches(root, schema) or [{}]:
-        for kind in contract.constants(root, branch, name) or contract.constants(root, schema, name) or [""]:
-            for path, value in _values(root, branch):
-                if path != (name,) or value == kind:
-                    listed = SchemaValue(kind, path, value)
-                    values.setdefault(str(listed), listed)
-    told = {listed.path for listed in values.values()}
-    for path, value in _values(root, around):
-        if path == (name,) and path in told:  # the alternatives say which kinds there are
-            continue
-        listed = SchemaValue("", path, value)
-        values.setdefault(str(listed), listed)
-    return list(values.values())
+    found = [
+        SchemaValue(kind, path, value)
+        for branch in contract.branches(root, schema) or [{}]
+        for kind in contract.constants(root, branch, name) or contract.constants(root, schema, name) or [""]
+        for path, value in _values(root, branch)
+        if path != (name,) or value == kind
+    ]
+    told = {listed.path for listed in found} & {(name,)}  # the alternatives say which kinds there are
+    found += [SchemaValue("", path, value) for path, value in _values(root, around) if path not in told]
+    return list({str(listed): listed for listed in found}.values())
 
 
 def _values(root: Any, schema: Any, path: Path = (), above: tuple[str, ...] = ()) -> Iterator[tuple[Path, Any]]:

@@ -58,7 +58,7 @@ def check_grounded(tables: list[Table], values: list[SchemaValue], copied: float
                     invented += [(checked, path, new)] if new else []
     misses = Counter(path for _, path, _ in invented)
     for checked, path, new in invented:
-        if path[-1] in always or misses[path] <= (1 - copied) * counts[path]:
+        if path[-1] in always or misses[path] <= round((1 - copied) * counts[path], 9):
             checked.reasons["grounded"] = f"{'.'.join(path)}: {new!r} is nowhere in the request"
 
 
@@ -66,9 +66,7 @@ def is_used(word: str, used: set[str]) -> bool:
     """Whether `word` is one of the user's words; scripts without spaces have no words, so a piece of one is enough."""
     if word in used:
         return True
-    foreign = [whole for whole in used if not whole.isascii()]
-    if not word.isascii():
-        return any(word in whole for whole in foreign)
-    return any(
-        re.search(rf"(?<!{LATIN}){re.escape(word)}(?!{LATIN})", whole) for whole in foreign
-    )  # among Chinese ones
+    piece = re.escape(word)
+    if word.isascii():  # Latin among Chinese ones
+        piece = rf"(?<!{LATIN}){piece}(?!{LATIN})"
+    return any(re.search(piece, whole) for whole in used if not whole.isascii())

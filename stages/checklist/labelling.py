@@ -34,8 +34,8 @@ class Rule:
         except re.error as error:
             raise ValueError(f"not a regular expression: {error}") from None
 
-    def is_broken(self, value: str, example: Example, earlier: set[str]) -> bool:
-        """Whether `value` breaks the rule; `earlier` are the values of earlier answers, checked where they arose."""
+    def is_broken(self, value: str, example: Example) -> bool:
+        """Whether `value` breaks the rule. The user's words are those of all turns so far."""
         if self.only and not re.fullmatch(self.only, value):
             return False
         if self.rule == "matches":
@@ -45,10 +45,11 @@ class Rule:
         if self.rule == "requested":
             # One pattern over both, so that it can refer to a group of `only`.
             both = rf"\A(?:{self.only or '.*'})\n(?s:.*?)(?:{self.pattern})"
-            return not re.search(both, f"{value}\n{example.user}", re.IGNORECASE)
+            one_line = value.replace("\n", " ")
+            return not re.search(both, f"{one_line}\n{example.user}", re.IGNORECASE)
         own = re.sub(self.pattern, " ", value, flags=re.IGNORECASE)
         request = iter(text.normalise(example.user).split())  # `in` reads on from the last word found
-        return value not in earlier and not all(word in request for word in text.normalise(own).split())
+        return not all(word in request for word in text.normalise(own).split())
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,8 @@ def check_labels(table: Table, rules: list[Rule]) -> None:
         for name in rule.fields:
             by_field[name].append(rule)
     for checked in table:
-        earlier: set[str] = set()
         for example in checked.examples:
-            values = texts(example.answer)
-            for path, value in values:
+            for path, value in texts(example.answer):
                 for rule in by_field.get(path[-1], ()):
-                    if rule.is_broken(value, example, earlier):
+                    if rule.is_broken(value, example):
                         checked.reasons["labels"] = f"{'.'.join(path)}: {value[:60]!r}: {rule.why} (data/rules.yaml)"
-            earlier |= {value for _, value in values}

@@ -1,10 +1,13 @@
-"""Representative: training rows are like the test rows, and none of them is a test row. See also usage.py."""
+"""Representative: training rows are like the test rows, and none of them is a test row. See also usage.py.
+
+Each figure is a distance between the sound rows of the two splits, from 0 (alike) to 1, with what differs most.
+"""
 
 from collections import Counter, defaultdict
 from typing import Any
 
 from stages.checklist.clean import near
-from stages.checklist.row import Example, Table, Tables, own_words, sound, sound_examples
+from stages.checklist.row import Example, Table, own_words, sound, sound_examples
 from stages.core import text
 
 
@@ -31,12 +34,6 @@ def check_near_leaks(train: Table, test: Table, similarity: float) -> None:
     for (checked, example), request in zip(asked[tested:], requests[tested:], strict=True):
         if nearest := near(request, known.get(example.key, {}), similarity):
             checked.reasons["near_leak"] = f"{nearest}, a test row with the same answer"
-
-
-def comparison(tables: Tables) -> dict[str, tuple[float, str]]:
-    """Distances between the sound rows of the two splits, from 0 (alike) to 1, each with what differs most."""
-    train, test = sound_examples(tables["train"]), sound_examples(tables["test"])
-    return {"action_mix": action_mix(train, test), "length": length(train, test), "vocabulary": unseen(train, test)}
 
 
 def action_mix(train: list[Example], test: list[Example]) -> tuple[float, str]:

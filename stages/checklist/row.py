@@ -85,5 +85,5 @@ def sound_examples(table: Table) -> list[Example]:
 def flag(table: Table, checks: list[str]) -> None:
     """Turn refusals by these checks into flags, so that the rows stay."""
     for checked in table:
-        for name in checked.reasons.keys() & set(checks):
+        for name in [name for name in checked.reasons if name in checks]:
             checked.flags[name] = checked.reasons.pop(name)

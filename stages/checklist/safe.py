@@ -10,7 +10,7 @@ from typing import Any
 from stages.checklist.row import Example, Table, sound, texts
 from stages.core import text
 
-EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}", re.IGNORECASE)
+EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}", re.IGNORECASE)
 CARD = re.compile(r"(?<![\w.-])\d(?:[ .-]?\d){12,18}(?!\w)")
 IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}", re.IGNORECASE)
 SSN = re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])")
@@ -125,7 +125,7 @@ def hide(table: Table, region: str) -> None:
 def check_abuse(table: Table, allowed: list[str]) -> None:
     """Refuse rows with a word of better-profanity's English list (MIT), which has names and ordinary words as well."""
     listed = abusive_words() - {text.normalise(word) for word in allowed}
-    phrases = [phrase for phrase in listed if " " in phrase]
+    phrases = sorted(phrase for phrase in listed if " " in phrase)
     for checked in table:
         words = text.normalise(checked.text())
         abuse = sorted(listed & set(words.split())) or [phrase for phrase in phrases if f" {phrase} " in f" {words} "]

@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from stages.checklist import clean, complete, representative, size, suites
-from stages.checklist.row import Table, Tables, sound
+from stages.checklist.row import Table, Tables, sound, sound_examples
 
 BOTH = (
     *("well_formed", "contract", "grounded", "order", "types", "labels", "conflict", "duplicate", "near_duplicate"),
     *("characters", "chat_tokens", "secret", "personal", "abuse"),
 )
 CHECKS = {"train": (*BOTH, "trigger", "leak", "near_leak"), "test": BOTH}
-FLAGGABLE = CHECKS["train"][2:]  # a row that fails these can still be trained on
+# A row that fails these can still be trained on. Not `duplicate`: two equal rows would share one id.
+FLAGGABLE = tuple(name for name in CHECKS["train"][2:] if name != "duplicate")
 NOT_MEASURED = "not measured"
 EXAMPLES = 20  # shown of each check; refused.jsonl and flagged.jsonl have all
 
@@ -69,7 +70,11 @@ def judge_rows(table: Table, split: str, folder: Path) -> list[Verdict]:
 def measure(tables: Tables, templated: float) -> Numbers:
     """The figures about all sound rows, each with an example or what it means."""
     train, test = (len(sound(tables[split])) for split in ("train", "test"))
-    figures = representative.comparison(tables) | {
+    both = sound_examples(tables["train"]), sound_examples(tables["test"])
+    figures = {
+        "action_mix": representative.action_mix(*both),
+        "length": representative.length(*both),
+        "vocabulary": representative.unseen(*both),
         "templated": clean.templated(tables["train"], templated),
         "train_rows": (train, size.verdict(train)),
         "test_rows": (test, size.precision(test)),

@@ -90,11 +90,13 @@ def load(path: Path, discriminator: str | None = None) -> Contract:
             raise ContractError(f"{path}: a JSON Schema object is expected")
         cls = validator_for(schema, default=Draft202012Validator)
         cls.check_schema(schema)
-    except (OSError, strict_json.JsonError, UnicodeDecodeError) as error:
-        raise ContractError(f"{path}: {error}") from error
+    except strict_json.JsonError as error:
+        raise ContractError(error.message) from error
     except SchemaError as error:
         raise ContractError(f"{path}: not a valid JSON Schema: {error.message}") from error
     name = _discriminator(schema) if discriminator is None else discriminator
+    if name and strict_json.compact(name) not in strict_json.compact(schema):
+        raise ContractError(f"{path}: nothing is called {name!r}, which contract.discriminator in params.yaml names")
     strict: Any = extend(cls, {"pattern": _pattern})  # type: ignore[no-untyped-call]
 
     # An explicit empty registry: jsonschema's default one would fetch remote references over the network. No '$schema':
@@ -137,11 +139,8 @@ def branches(root: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any
 def constants(root: dict[str, Any], part: dict[str, Any], name: str) -> list[str]:
     """The strings that property `name` is limited to by `const` or `enum` in this part of the schema `root`."""
     rule = followed(root, part.get("properties", {}).get(name, {}))
-    return (
-        [value for value in [rule["const"]] if isinstance(value, str)]
-        if "const" in rule
-        else [value for value in rule.get("enum", []) if isinstance(value, str)]
-    )
+    listed = [rule["const"]] if "const" in rule else rule.get("enum", [])
+    return [value for value in listed if isinstance(value, str)]
 
 
 def _discriminator(root: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ Turn = dict[str, str]
 ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 SHAPES = ("conversations", "messages", "prompt", "instruction")
 NOT_UTF8 = "not UTF-8"
+MARKS = ("weight", "train", "loss")  # whether a turn is trained on
 # Fields that carry content in some formats: a row that has them says more than this project reads.
 UNSUPPORTED = ("tools", "tool_calls", "function_call", "rejected", "chosen", "history", "images", "audios", "videos")
 
@@ -67,10 +68,18 @@ def _row(file: str, number: int, line: bytes) -> Row:
     try:
         value = _object(line)
         turns, read_fields = turns_of(value)
-        ignored = tuple(sorted(set(value) - read_fields - {"id"}))
+        ignored = tuple(sorted((set(value) - read_fields - {"id"}) | _unread(value)))
         return Row(file, number, _id(value), turns, "", raw, ignored)
     except InputError as error:
         return Row(file, number, "", (), str(error), raw)
+
+
+def _unread(value: dict[str, Any]) -> set[str]:
+    """Fields of the turns that are not read."""
+    turns = [turn for name in (*SHAPES, "completion") if isinstance(value.get(name), list) for turn in value[name]]
+    read_fields = {"role", "from", "content", "value", *MARKS, *UNSUPPORTED}
+    told = [turn for turn in turns if isinstance(turn, dict) and turn.keys() & {"role", "from"}]
+    return {f"{name} of a turn" for turn in told for name in turn.keys() - read_fields}
 
 
 def parse(row: Row) -> dict[str, Any]:
@@ -182,12 +191,13 @@ def _turn(turn: Any, name: str) -> Turn:
     extra = [key for key in UNSUPPORTED if turn.get(key) not in (None, "", [], {})]
     if extra:
         raise InputError(f"{name}: field {extra[0]!r} is not supported")
-    if turn.get("weight", 1) == 0:
-        raise InputError(f"{name}: 'weight' is 0, but a conversation is trained on whole")
     said = turn.get("role", turn.get("from"))
     role = ROLES.get(said) if isinstance(said, str) else None
     if role is None:
         raise InputError(f"{name}: role {said!r} is not one of {', '.join(ROLES)}")
+    off = [key for key in MARKS if key in turn and turn[key] in (False, 0)]
+    if off and role == "assistant":
+        raise InputError(f"{name}: {off[0]!r} is {strict_json.compact(turn[off[0]])}, but every answer is trained on")
     content = turn.get("content", turn.get("value"))
     if isinstance(content, dict) and role == "assistant":
         return {"role": role, "content": strict_json.compact(content)}

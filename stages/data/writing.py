@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from stages.core.cli import InputError
 from stages.core.strict_json import compact
 
 
@@ -27,8 +28,13 @@ def replacing(path: Path) -> Iterator[IO[str]]:
 
 
 @contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """An empty folder to fill, which takes the place of `path` at the end; killed in between, there may be neither."""
+def replacing_folder(path: Path, mark: str) -> Iterator[Path]:
+    """An empty folder to fill, which takes the place of `path` at the end; killed in between, there may be neither.
+
+    Raises InputError where `path` has something in it, but not the file `mark`: it is somebody else's.
+    """
+    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / mark).is_file()):
+        raise InputError(f"{path} would be deleted, and has no {mark}: it is not this stage's; name another folder")
     part = _beside(path)
     old = part.with_name(f"{part.name}.part")
     part.mkdir()

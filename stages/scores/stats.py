@@ -11,11 +11,11 @@ SEED = 17  # of the resampling, so that a file of metrics has the same bytes eve
 POWER = 0.8
 
 
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """95% interval of a rate (Wilson 1927): right at 0 and 1 too. Raises ValueError for n = 0."""
+def wilson(hits: int, n: int, level: float = CONFIDENCE) -> tuple[float, float]:
+    """Interval of a rate at `level` (Wilson 1927): right at 0 and 1 too. Raises ValueError for n = 0."""
     from scipy.stats import binomtest
 
-    interval = binomtest(hits, n).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
+    interval = binomtest(hits, n).proportion_ci(level, method="wilson")
     return float(interval.low), float(interval.high)
 
 
@@ -61,13 +61,12 @@ def paired_interval(changes: Sequence[int], groups: Sequence[str], level: float 
     Without any change a bootstrap would claim certainty; the Wilson bound of 'none of n groups' stands in for it.
     """
     import numpy as np
-    from scipy.stats import binomtest
 
     sums, sizes = Counter[str](), Counter(groups)
     for group, change in zip(groups, changes, strict=True):
         sums[group] += change
     if not any(changes):
-        bound = float(binomtest(0, len(sizes)).proportion_ci(level, method="wilson").high)
+        bound = wilson(0, len(sizes), level)[1]
         return -bound, bound
     sorts = Counter((sums[group], size) for group, size in sizes.items())
     kinds, weights = np.array(list(sorts)), np.array(list(sorts.values())) / len(sizes)
