@@ -80,7 +80,8 @@ def notes(base: str, head: str) -> list[Note]:
     changed = history.changed_files(base, head)
     named = {words: [name for name in changed if history.within(name, roots)] for words, roots in NOTED.items()}
     judging = next(iter(NOTED))
-    links = {name for name in changed if name.count("/") <= 1} - history.files(base).keys() - history.files(head).keys()
+    held = {*history.listed("ls-tree", "-rz", "--name-only", "--full-tree", head)} - history.files(head).keys()
+    links = {name for name in changed if name.count("/") <= 1 and name in held}
     named[judging] = sorted({*named[judging], *links, *filter(SHADOW.fullmatch, changed)})
     named[HELD] = [name for name in changed if name.endswith(".dvc")]
     return [(Safe(words), names) for words, names in named.items() if names]

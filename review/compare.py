@@ -191,7 +191,7 @@ class Noise:
     right: dict[str, tuple[bool, ...]] = field(default_factory=dict)
 
     def on(self, rows: int, metric: str) -> float:
-        """The standard deviation on `rows` of the n test rows, were they to flip by themselves and like the rest."""
+        """The standard deviation on `rows` of the n test rows, if they flip independently, as often as the rest."""
         return self.spread[metric] * sqrt(max(1, self.n / rows))
 
 

@@ -88,7 +88,7 @@ def _behaviour(base: str, head: str, gate: Gate) -> Iterator[Finding]:
     def as_now(row: Outcome) -> Outcome:
         """What a variant has to be follows from the model's first answer: where that moved, the test is the same."""
         now = after.get(row.id, row)
-        same = now.request == row.request and not now.kind.startswith("minimum-")
+        same = (now.kind, now.request) == (row.kind, row.request) and not row.kind.startswith("minimum-")
         return replace(row, expected=now.expected) if same else row
 
     before = {name: as_now(row) for name, row in before.items()}

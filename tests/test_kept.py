@@ -177,7 +177,10 @@ def test_only_answers_of_the_same_inputs_are_taken(
     monkeypatch.setattr(generate, "_batch", batch)
     assert isinstance(CliRunner().invoke(predict.main, words(Path("model"), *HELD)).exception, StopError)
     begun[0], stop[0] = 0, False
-    change(here) if change else monkeypatch.setattr("torch.get_num_threads", lambda: 99)
+    if change is None:
+        monkeypatch.setattr("torch.get_num_threads", lambda: 99)
+    else:
+        change(here)
     ran = CliRunner().invoke(predict.main, words(Path("model"), *options))
     assert (ran.exit_code, "going on after 1 of 2 batches" in ran.stderr) == (0, again == 1)
     assert begun[0] == again

@@ -111,6 +111,8 @@ class Runner:
         assert WORKFLOWS[workflow]["defaults"]["run"] == {"shell": "bash"}
         for step in WORKFLOWS[workflow]["jobs"][job]["steps"]:
             assert step.get("if") in (None, "${{ !cancelled() && steps.setup.outcome == 'success' }}")
+            if "if" in step and self.status.get("Set up the environment"):
+                continue
             if "run" in step and ("if" in step or not any(self.status.values())):
                 self.status[step["name"]] = self.block(step, clone)
 
@@ -529,6 +531,13 @@ def test_a_training_before_a_stage_that_fails_is_not_lost(toy: Path, tmp_path: P
     trained(toy, tmp_path / "first", home, fails=True)
     assert git(toy, "rev-parse", BRANCH) == before
     assert trained(toy, tmp_path / "second", home).calls("step") == [["models/base"], ["models/merged"]]
+
+
+def test_where_the_set_up_fails_nothing_else_is_tried(toy: Path, tmp_path: Path) -> None:
+    runner = Runner(tmp_path / "runner", {"github.token": "token"})
+    runner.program("make", "#!/bin/bash\nexit 2\n")
+    runner.run("train.yml", "train", checked_out(toy, runner.folder, BRANCH))
+    assert runner.status == {"Set up the environment": 2}
 
 
 def test_what_reaches_the_remote_has_its_keys() -> None:

@@ -109,10 +109,9 @@ def todays_outs() -> tuple[dict[str, str], list[str]]:
     return {out: maker[out] for out in apart if outs[out]}, [out for out in apart if not outs[out]]
 
 
-def lacking_params(commit: str, stages: Iterable[str]) -> list[str]:
-    """The sections of params.yaml that these stages ask for today, and `commit` doesn't have."""
-    today = todays_pipeline()
-    asked = {key.split(".")[0] for name in stages for key in today[name].params.get(record.PARAMS, ())}
+def lacking_params(commit: str) -> list[str]:
+    """The sections of params.yaml that today's stages read and `commit` doesn't have."""
+    asked = {key.split(".")[0] for stage in todays_pipeline().values() for key in stage.params.get(record.PARAMS, ())}
     return sorted(asked - history.parse_yaml(history.read(commit, record.PARAMS) or b"{}", record.PARAMS).keys())
 
 
@@ -201,14 +200,16 @@ def plan(repo: Any, goal: Goal, rev: str, allow_missing: bool) -> tuple[Goal, se
     findings = [finding for finding in findings if finding.out in wrong]
     missing = {finding.out for finding in findings}
     if not allow_missing and not missing <= set(PAGES):
-        stages = list(dict.fromkeys(name for out, name in goal.made_by.items() if out in missing))
-        advice = f"To make it again: python -m tools.rollback {rev} --allow-missing && dvc repro {' '.join(stages)}"
-        if not stages:
-            advice = "It was added with `dvc add`: only a remote can have it."
-        elif lacks := lacking_params(goal.commit, stages):
-            advice = f"Its params.yaml lacks {', '.join(lacks)}, so only the code of that time can make it again."
+        stages = " ".join(dict.fromkeys(name for out, name in goal.made_by.items() if out in missing))
+        again = f"To make it again: python -m tools.rollback {rev} --allow-missing && dvc repro {stages}"
+        advice = [again if stages else "It was added with `dvc add`: only a remote can have it."]
+        if stages and (lacks := lacking_params(goal.commit)):
+            advice.append(
+                f"The params.yaml of {short(goal.commit)} lacks {', '.join(lacks)}. If dvc repro stops there, only"
+            )
+            advice.append("the code of that time can make it (git worktree add).")
         lines = [f"  {finding}" for finding in findings]
-        raise MissingError("neither cache nor remote has it, nothing was restored:", *lines, advice)
+        raise MissingError("neither cache nor remote has it, nothing was restored:", *lines, *advice)
     away = set(wrong) | (pointed - goal.outs.keys())
     plain = [out for out in away if Path(out).is_file() and not Path(out).is_symlink()]
     ids = dict(zip(plain, history.blob_ids(plain), strict=True))
