@@ -13,9 +13,10 @@ import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import click
+from annotated_types import Ge, Lt
 
 from stages.core import cli, hashes, params, strict_json, timing
 from stages.model import chat, checkpoints, encoding, launching, loading, prefix_sharing, quantised
@@ -26,13 +27,13 @@ LIBRARIES = ("accelerate", "bitsandbytes", "datasets", "peft", "torch", "transfo
 
 @dataclass(frozen=True)
 class Params:
-    seed: int
+    seed: Annotated[int, Ge(0), Lt(2**32)]
     epochs: params.Positive
     learning_rate: params.Positive
-    warmup_share: params.Share
+    warmup_share: Annotated[float, Ge(0), Lt(1)]  # transformers takes 1.0 for one step
     batch_size: params.Count
     micro_batch_size: params.Count
-    weight_decay: float
+    weight_decay: Annotated[float, Ge(0)]
     lora_rank: params.Count
     lora_alpha: params.Count
     lora_dropout: params.Share
@@ -70,6 +71,7 @@ def arguments(settings: Params, device: loading.Device, scratch: Path) -> Any:
         eval_strategy="epoch",
         prediction_loss_only=True,
         logging_steps=1,
+        logging_nan_inf_filter=False,  # stages/model/trainer.py refuses such a loss
         save_strategy="no",  # by time instead: stages/model/checkpoints.py
         save_total_limit=2,
         report_to="none",
@@ -251,8 +253,10 @@ def main(
     checkpoint_minutes: float,
 ) -> None:
     cli.end_with_caller()
-    if out.is_file():  # said before the training, not after it
-        raise cli.InputError(f"{out}: a file is where the adapter's folder would be")
+    mark = out / "adapter_config.json"
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not mark.is_file()):  # said before the training
+        told = f"{out} would be deleted, and has no {mark.name}: it is not this stage's"
+        raise cli.InputError(f"{told}; name another folder")
     settings, max_length = params.load("train", Params), params.load("chat", chat.Params).max_length
     launching.launch(settings.launch, launch)
     bound_caches()
@@ -278,7 +282,9 @@ def main(
         "threads": torch.get_num_threads(),
         "processes": launching.processes(),
     }
-    store = checkpoints.Store(checkpoint_folder, {**origin, "code": checkpoints.code()})
+    decides = {"threads": origin["threads"] if device.name == "cpu" else None}  # on a GPU they change nothing
+    decides |= {"code": checkpoints.code(*launch.glob("*.yaml"))}
+    store = checkpoints.Store(checkpoint_folder, origin | decides)
     args = arguments(settings, device, store.folder)
     trainer = make_trainer(quantised.for_training(base, device), tokenizer, settings, args, train_set, valid_set)
     seconds = run_or_resume(trainer, store, checkpoint_minutes)

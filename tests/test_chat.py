@@ -60,4 +60,5 @@ def test_a_row_s_system_turn_joins_the_prefix() -> None:
     merged = chat.with_prefix([*SYSTEM, TALK[0]], [own, *TALK])
     assert merged[0] == {"role": "system", "content": "Answer in JSON.\nBe terse."}
     assert merged[1:] == [TALK[0], *TALK]
+    assert chat.with_prefix([*SYSTEM, TALK[0]], merged[:1]) == merged[:2]
     assert chat.with_prefix([], [own, *TALK]) == [own, *TALK]

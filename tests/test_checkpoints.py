@@ -15,6 +15,7 @@ from conftest import ROOT, configure, write_rows
 from test_train import PREFIX, example
 
 from stages import train
+from stages.core import hashes
 from stages.model import checkpoints
 
 # One server imports torch once and forks a fresh process for each run, here and in test_kept.py.
@@ -186,6 +187,39 @@ def test_a_torn_checkpoint_is_named(
     assert made.latest() is None
     assert capsys.readouterr().err == f"train: checkpoint {torn} {problem}: removed\n"
     assert not torn.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "named"),
+    [
+        (PermissionError(13, "Permission denied", "a file"), "a file"),
+        (OSError(5, "Input/output error"), "checkpoint-2"),
+    ],
+)
+def test_a_checkpoint_that_can_not_be_read_is_named_and_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, named: str
+) -> None:
+    def refuse(path: Path) -> str:
+        raise error
+
+    made = store(tmp_path, 2)
+    monkeypatch.setattr(hashes, "of_file", refuse)
+    with pytest.raises(OSError, match=error.strerror) as caught:
+        made.latest()
+    assert caught.value.filename.endswith(named)
+    assert (made.folder / "checkpoint-2/optimizer").is_file()
+
+
+def test_code_is_also_what_is_loaded_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (checkpoints.FOLDER / "trainer.py").is_file()
+    monkeypatch.setattr(checkpoints, "FOLDER", tmp_path / "model")
+    launch = tmp_path / "launch/ddp.yaml"
+    found = {checkpoints.code(launch)}
+    for file in (launch, tmp_path / "model/trainer.py", tmp_path / "core/cli.py"):
+        file.parent.mkdir()
+        file.write_text("changed", encoding="utf-8")
+        found.add(checkpoints.code(launch))
+    assert len(found) == 4
 
 
 def test_what_differs_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

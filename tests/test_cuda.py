@@ -11,13 +11,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from test_train import SETTINGS, dataset
+from test_train import SETTINGS, dataset, run
 
 from benchmarks import gpu, latency
 from planning import memory
 from stages import retention, train
 from stages.answers import generate, prefix_cache, processes
-from stages.model import loading, prefix_sharing, quantised
+from stages.core.cli import InputError
+from stages.model import checkpoints, loading, prefix_sharing, quantised
 
 CARDS = [key for key, row in loading.DEVICES.items() if row.name == "cuda"]
 FP32 = loading.DEVICES["cpu-fp32"]
@@ -56,6 +57,25 @@ def test_the_arguments_of_a_training_on_a_card(card: None, tmp_path: Path, key: 
     assert (args.use_cpu, args.device.type, args.dataloader_pin_memory) == (False, "cuda", True)
     assert (args.bf16, args.fp16) == (key == "cuda-bf16", key == "cuda-fp16")
     assert (args.gradient_checkpointing, str(args.optim.value)) == (key == "cuda-fp16", "adamw_torch_fused")
+
+
+@pytest.mark.parametrize(("key", "counts"), [("cpu-fp32", True), ("cuda-bf16", False)])
+def test_threads_name_no_checkpoint_on_a_card(
+    here: Path, base: Path, monkeypatch: pytest.MonkeyPatch, key: str, counts: bool
+) -> None:
+    """train.main: what a checkpoint's name is made of."""
+    found: list[Any] = []
+
+    def noted(folder: Path, inputs: dict[str, Any]) -> None:
+        found.append(inputs["threads"])
+        raise InputError("enough")
+
+    monkeypatch.setattr(loading, "device", lambda wanted: (key, loading.DEVICES[key]))
+    monkeypatch.setattr(checkpoints, "Store", noted)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 99)
+    with pytest.raises(AssertionError, match="enough"):
+        run(here, base, "adapter")
+    assert found == [99 if counts else None]
 
 
 @cards

@@ -231,25 +231,46 @@ def descendants(process: psutil.Process, name: str) -> list[psutil.Process]:
     return [part for part in process.children(recursive=True) if name in " ".join(part.cmdline())]
 
 
-@pytest.mark.parametrize("caller", ["make", "dvc"])
-def test_a_stage_ends_when_its_caller_is_killed(repository: Path, monkeypatch: pytest.MonkeyPatch, caller: str) -> None:
-    code = "from stages.core import cli; import time; cli.end_with_caller(); open('began', 'w'); time.sleep(60)"
-    Path("stage.py").write_text(code, encoding="utf-8")
+STAGE = """
+import signal, sys, time
+from stages.core import cli
+def keep(*_): open("kept", "w").close(); sys.exit(1)
+signal.signal(signal.SIGTERM, {handler})
+cli.time = type("", (), {{"sleep": lambda seconds: time.sleep(min(seconds, 1))}})
+cli.end_with_caller()
+open("began", "w").close()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("caller", "handler"),
+    [("make", "signal.SIG_DFL"), ("dvc", "signal.SIG_DFL"), ("dvc", "keep"), ("dvc", "signal.SIG_IGN")],
+)
+def test_a_stage_ends_when_its_caller_is_killed(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, caller: str, handler: str
+) -> None:
+    """Also where nobody reads what it says. It may leave a checkpoint; what handles no signal ends all the same."""
+    Path("stage.py").write_text(STAGE.format(handler=handler), encoding="utf-8")
     Path("Makefile").write_text("repro:\n\tdvc repro slow\n", encoding="utf-8")
     declared = yaml12.parse(Path("dvc.yaml").read_text(encoding="utf-8"), "dvc.yaml")
     declared["stages"]["slow"] = {"cmd": f"{sys.executable} stage.py"}
     writing.write_json(Path("dvc.yaml"), declared)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    running = psutil.Popen(["make", "repro"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    unread, stderr = os.pipe()
+    running = psutil.Popen(["make", "repro"], stdout=subprocess.DEVNULL, stderr=stderr)
+    os.close(stderr)
     deadline = time.monotonic() + 60
     while not Path("began").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     (stage,) = [part for part in descendants(running, "stage.py") if "dvc" not in part.name() and part.name() != "sh"]
     everyone = running.children(recursive=True)
     victim = running if caller == "make" else descendants(running, "dvc")[0]
+    os.close(unread)
     victim.kill()
     try:
-        assert stage.wait(10) in (1, None)
+        assert stage.wait(10) in (1, -signal.SIGTERM, None)
+        assert Path("kept").exists() == (handler == "keep")
     finally:
         for part in psutil.wait_procs(everyone, 5)[1]:
             part.kill()

@@ -120,8 +120,15 @@ def test_a_gpu_is_told_by_its_bfloat16(monkeypatch: pytest.MonkeyPatch, bf16: bo
     assert loading.device()[0] == expected
 
 
-def test_a_device_may_be_named() -> None:
-    assert loading.device("cuda-fp16")[0] == "cuda-fp16"
+def test_a_device_may_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [loading.device(key)[0] for key in loading.DEVICES] == list(loading.DEVICES)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert loading.device("cpu-bf16")[0] == "cpu-bf16"
+    with pytest.raises(InputError, match=r"compute\.device is cuda-fp16, and torch finds no GPU here"):
+        loading.device("cuda-fp16")
     with pytest.raises(ValueError, match="abacus"):
         loading.device("abacus")
 

@@ -20,6 +20,7 @@ REQUESTS = ["don't forget 12 tasks, Zoë — 3.5€", "  drop\n\nit ", "<|im_end
 CONVERSATIONS: list[list[chat.Turn]] = [
     *([{"role": "user", "content": text}] for text in REQUESTS),
     [{"role": "system", "content": "Today is Monday."}, {"role": "user", "content": "buy milk"}],
+    [{"role": "system", "content": f"{PREFIX[0]['content']} Be brief."}, {"role": "user", "content": "buy milk"}],
     [{"role": role, "content": "buy milk"} for role in ("user", "assistant", "user")],
 ]
 

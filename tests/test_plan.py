@@ -99,6 +99,8 @@ def test_without_a_card_the_plan_is_for_the_device_of_params(here: Path) -> None
         configure(here, compute={"device": device})
         printed.append(next(line for line in plan.report(plan.DEFAULT, None) if line.startswith("GB: ")))
     assert printed[0] != printed[1]
+    configure(here, compute={"device": "cuda-bf16"})  # as on the machine that has the card
+    assert any(line.startswith("24GB, ") for line in plan.report(plan.DEFAULT, "24GB"))
 
 
 def test_the_next_run_takes_the_longest_rows_together() -> None:

@@ -90,6 +90,7 @@ def test_processes_share_the_batches_one_for_each_card(
     configure(folder, compute={"device": "cuda-bf16"}, predict={"batch_size": 1})
     monkeypatch.setattr(generate, "greedy", noted)
     monkeypatch.setattr(loading, "load_model", lambda *_: None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     monkeypatch.setattr(processes, "run", lambda work, count, *given: [work(n, count, *given) for n in range(count)])
     assert run(base, *options).exit_code == 0

@@ -13,7 +13,7 @@ from click.testing import Result
 from conftest import ROOT, configure, invoke, read_json, write_rows
 
 from stages import train
-from stages.core import hashes
+from stages.core import hashes, params
 from stages.model import checkpoints, encoding, launching, loading, prefix_sharing, quantised
 from stages.model.row_losses import UNSEEN, table
 
@@ -108,6 +108,18 @@ def test_the_device_decides_the_precision(tmp_path: Path, key: str) -> None:
 def test_a_batch_that_micro_batches_do_not_divide_is_refused(tmp_path: Path) -> None:
     with pytest.raises(click.ClickException, match="micro_batch_size"):
         train.arguments(replace(SETTINGS, batch_size=10), FP32, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("knob", "wrong", "right"),
+    [("seed", -1, 0), ("seed", 2**32, 2**32 - 1), ("weight_decay", -0.1, 0.0), ("warmup_share", 1.0, 0.0)],
+)
+def test_a_knob_out_of_range_is_named(here: Path, knob: str, wrong: float, right: float) -> None:
+    configure(here, train={knob: right})
+    assert getattr(params.load("train", train.Params), knob) == right
+    configure(here, train={knob: wrong})
+    with pytest.raises(params.ParamsError, match=f"train.{knob}"):
+        params.load("train", train.Params)
 
 
 def make(base: Path, tokenizer: Any, folder: Path, **changes: Any) -> Any:
@@ -218,6 +230,16 @@ def test_a_training_that_stopped_early_is_an_error(trainer: Any) -> None:
     trainer.args.num_train_epochs = 3
     trainer.args.eval_strategy = "no"
     with pytest.raises(click.ClickException, match="stopped at step 1 of 3"):
+        train.run(trainer)
+
+
+@pytest.mark.parametrize(("epochs", "evaluated", "step"), [(3.0, "no", "step 2 of 3"), (1.0, "epoch", "step 1 of 1")])
+def test_a_loss_that_is_no_number_ends_the_training(
+    base: Path, tokenizer: Any, tmp_path: Path, epochs: float, evaluated: str, step: str
+) -> None:
+    trainer = make(base, tokenizer, tmp_path, epochs=epochs, learning_rate=1e30)
+    trainer.args.eval_strategy = evaluated
+    with pytest.raises(click.ClickException, match=rf"^{step}: the loss is (nan|inf); lower train\.learning_rate"):
         train.run(trainer)
 
 
@@ -353,12 +375,12 @@ def test_the_stage_trains_on_its_rows_with_its_seed(here: Path, base: Path, monk
     monkeypatch.setattr(train, "make_trainer", noted)
     monkeypatch.setattr(transformers, "set_seed", seeds.append)
     monkeypatch.setattr(checkpoints, "Store", kept)
-    monkeypatch.setattr(checkpoints, "code", lambda: "this code")
+    monkeypatch.setattr(checkpoints, "code", lambda *files: sorted(file.name for file in files))
     monkeypatch.setattr(launching, "launch", lambda kind, folder: launched.append(kind))
     monkeypatch.setattr(train, "bound_caches", lambda: launched.append("bounded"))
     run(here, base, "one", rows=8)
     assert launched == ["ddp", "bounded"]
-    assert (seeds, sizes, origins[0]["code"]) == ([23], [(8, 4)], "this code")
+    assert (seeds, sizes, origins[0]["code"]) == ([23], [(8, 4)], ["ddp.yaml", "fsdp.yaml"])
 
 
 def test_the_seconds_before_a_kill_count(trainer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,7 +405,8 @@ def test_the_seconds_before_a_kill_count(trainer: Any, tmp_path: Path, monkeypat
         ({"replay.jsonl": "{}\n"}, "replay.jsonl:1: an object with texts id and answer"),
         ({"prefix.json": '[{"role":"system"}]'}, "prefix.json: a list of turns"),
         ({"prefix.json": "{}"}, "prefix.json: a list of turns"),
-        ({"adapter": "a file"}, "adapter: a file is where"),
+        ({"adapter": "a file"}, "adapter would be deleted, and has no adapter_config.json"),
+        ({"adapter/thesis.txt": "a file"}, "adapter would be deleted, and has no adapter_config.json"),
     ],
 )
 def test_what_build_would_not_write_is_refused(here: Path, base: Path, broken: dict[str, str], message: str) -> None:
@@ -391,6 +414,7 @@ def test_what_build_would_not_write_is_refused(here: Path, base: Path, broken: d
     lines = "".join(json.dumps(example(number)) + "\n" for number in range(4))
     files = {"train.jsonl": lines, "valid.jsonl": lines, "replay.jsonl": "", "prefix.json": json.dumps(PREFIX)} | broken
     for name, text in files.items():
+        (here / name).parent.mkdir(exist_ok=True)
         (here / name).write_text(text, encoding="utf-8")
     result = stage(base, "adapter")
     assert (result.exit_code, result.stderr.startswith(f"Error: {message}")) == (1, True), result.output

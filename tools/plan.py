@@ -68,8 +68,11 @@ def report(name: str, card: str | None) -> Iterator[str]:
         yield from settings_of(name, facts, 1)
         return
     shape = memory.shape_of(facts["config"], name)
-    here = loading.device(params.load("compute", loading.Params).device)[1]
-    device, free = on_card(card) if card else (here, memory.available(here.name))
+    if card:
+        device, free = on_card(card)
+    else:
+        device = loading.device(params.load("compute", loading.Params).device)[1]
+        free = memory.available(device.name)
     rows, run = largest(shape, settings, device, free)
     fitting = [each for each in CARDS if largest(shape, settings, *on_card(each))[0]]
     stages = memory.stages(shape, run, asked(), merge.SHARD, loglikelihood.MAX_TOKENS)

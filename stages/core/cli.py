@@ -1,10 +1,12 @@
 """What every command line here shares: paths as options, errors without a traceback, and ending with its caller."""
 
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +70,11 @@ def end_with_caller() -> None:
     def watch() -> None:
         while all(map(_runs, callers)):
             time.sleep(1)
-        sys.stderr.write("\nthe dvc or make that started this is gone; stopping\n")
-        os._exit(1)
+        with suppress(OSError):  # whoever read it may be gone, too
+            sys.stderr.write("\nthe dvc or make that started this is gone; stopping\n")
+        os.kill(os.getpid(), signal.SIGTERM)  # a training leaves its checkpoint, all else ends at once
+        time.sleep(300)
+        os._exit(1)  # still here: it hangs where no signal is handled
 
     if callers:
         threading.Thread(target=watch, daemon=True).start()

@@ -24,15 +24,18 @@ class Params:
 def with_prefix(prefix: list[Turn], turns: list[Turn]) -> list[Turn]:
     """Put a system's prefix (system prompt, few-shot examples) before a row's turns.
 
-    A row may bring a system turn of its own; it is appended to the prefix's, since templates allow only one.
+    A row may bring a system turn of its own; it is appended to the prefix's, since templates allow only one. One that
+    begins with the prefix's text stays as it is, as in the chat template of stages/merge.py.
     """
     if not turns or turns[0]["role"] != "system":
         return prefix + turns
     own, rest = turns[0], turns[1:]
     if not prefix or prefix[0]["role"] != "system":
         return [own, *prefix, *rest]
-    merged = {"role": "system", "content": prefix[0]["content"] + "\n" + own["content"]}
-    return [merged, *prefix[1:], *rest]
+    told = prefix[0]["content"]
+    if not own["content"].startswith(told):
+        own = {"role": "system", "content": told + "\n" + own["content"]}
+    return [own, *prefix[1:], *rest]
 
 
 def check_turns(place: str, turns: Any) -> list[Turn]:

@@ -25,16 +25,21 @@ import click
 from stages.core import hashes
 from stages.core.cli import InputError
 
+FOLDER = Path(__file__).parent
 SEAL = "sound.json"
 SO_FAR = "so_far.json"  # what the stage itself must know to go on
 
 
-def code() -> str:
-    """Hex sha256 over this project's modules that are loaded: other code would go on differently."""
+def code(*more: Path) -> str:
+    """Hex sha256 over the files `more` and this project's modules: other code would go on differently.
+
+    Those that are loaded, and all of stages/core and stages/model: stages/model/trainer.py is loaded later.
+    """
     files = {getattr(module, "__file__", None) for name, module in sys.modules.items() if name.startswith("stages.")}
     files.add(getattr(sys.modules["__main__"], "__file__", None))
-    loaded = sorted({Path(file).resolve() for file in files if file})
-    return _hash("".join(f"{hashes.of_file(path)}  {path.name}\n" for path in loaded if path.is_file()))
+    files |= {*more, *FOLDER.glob("*.py"), *FOLDER.with_name("core").glob("*.py")}
+    found = sorted({Path(file).resolve() for file in files if file})
+    return _hash("".join(f"{hashes.of_file(path)}  {path.name}\n" for path in found if path.is_file()))
 
 
 class Store:
@@ -47,7 +52,8 @@ class Store:
     def seal(self, checkpoint: Path) -> None:
         """Mark it whole. Written beside and renamed: the seal itself is never half there."""
         files = sorted(file for file in checkpoint.rglob("*") if file.is_file() and file.name != SEAL)
-        text = json.dumps({"inputs": self.inputs, "files": {_name(f, checkpoint): hashes.of_file(f) for f in files}})
+        made = {file.relative_to(checkpoint).as_posix(): hashes.of_file(file) for file in files}
+        text = json.dumps({"inputs": self.inputs, "files": made})
         (checkpoint / f"{SEAL}.part").write_text(text, encoding="utf-8")
         (checkpoint / f"{SEAL}.part").replace(checkpoint / SEAL)
 
@@ -72,8 +78,11 @@ class Store:
             seal = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
             inputs, files = seal["inputs"], seal["files"]
             torn = [name for name, made in files.items() if hashes.of_file(checkpoint / name) != made]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             return "is torn (not all of it was written)"
+        except OSError as error:  # it may be whole: the disk or the rights may be mended
+            error.filename = error.filename or str(checkpoint)
+            raise
         if inputs != self.inputs:
             return f"is of other inputs ({', '.join(_differences(inputs, self.inputs))})"
         return f"is torn ({', '.join(torn)})" if torn else None
@@ -145,10 +154,6 @@ def so_far(checkpoint: Path | None) -> dict[str, Any]:
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _name(file: Path, folder: Path) -> str:
-    return file.relative_to(folder).as_posix()
 
 
 def _differences(one: dict[str, Any], other: dict[str, Any], at: str = "") -> list[str]:

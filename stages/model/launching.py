@@ -1,14 +1,12 @@
 """Several processes, one stage: started by accelerate's launcher, each with its share of every batch.
 
-Only reads the environment that the launcher sets: RANK, LOCAL_RANK and WORLD_SIZE, as torchrun does.
+Only reads the environment that the launcher sets: RANK, LOCAL_RANK and WORLD_SIZE, as torchrun does, and accelerate's
+ACCELERATE_USE_FSDP.
 """
 
 import os
 import sys
 from pathlib import Path
-
-SINGLE = "single"
-FSDP = "fsdp"
 
 
 def processes() -> int:
@@ -37,6 +35,6 @@ def command(kind: str, folder: Path, words: list[str]) -> list[str]:
 
 def launch(kind: str, folder: Path) -> None:
     """Become accelerate's launcher, unless one process is asked for or this is one of the launched already."""
-    if kind != SINGLE and "RANK" not in os.environ:
+    if kind != "single" and "RANK" not in os.environ:
         words = command(kind, folder, sys.argv[1:])
         os.execv(words[0], words)  # noqa: S606

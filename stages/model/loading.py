@@ -49,12 +49,14 @@ DEVICES = {
 
 
 def device(wanted: str = "auto") -> tuple[str, Device]:
-    """Return the row of DEVICES for this machine, or the one asked for. Raises InputError for an unknown name."""
+    """Return the row of DEVICES for this machine, or the one asked for. Raises InputError where there is none."""
     import torch
 
     if wanted != "auto" and wanted not in DEVICES:
         raise InputError(f"device {wanted!r} is not one of auto, {', '.join(DEVICES)}")
     if wanted != "auto":
+        if DEVICES[wanted].name == "cuda" and not torch.cuda.is_available():
+            raise InputError(f"compute.device is {wanted}, and torch finds no GPU here")
         return wanted, DEVICES[wanted]
     if torch.cuda.is_available():
         key = "cuda-bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "cuda-fp16"

@@ -58,7 +58,9 @@ def collate(rows: Sequence[Row]) -> dict[str, Any]:
         sequence += row["input_ids"][len(start) :]
         labels += row["labels"][len(start) :]
         positions += range(len(start), length)
-    numbers = {"rows": torch.tensor([[row["row"], _scored(row)] for row in rows])} if "row" in rows[0] else {}
+    numbers = {}
+    if "row" in rows[0]:
+        numbers["rows"] = torch.tensor([[row["row"], sum(n != IGNORED for n in row["labels"])] for row in rows])
     return numbers | {
         "input_ids": torch.tensor([sequence]),
         "labels": torch.tensor([labels]),
@@ -66,10 +68,6 @@ def collate(rows: Sequence[Row]) -> dict[str, Any]:
         "row_tokens": torch.tensor(grid),
         "token_places": torch.tensor(places),
     }
-
-
-def _scored(row: Row) -> int:
-    return sum(label != IGNORED for label in row["labels"])
 
 
 def first_rows(batch: dict[str, Any], count: int) -> dict[str, Any]:

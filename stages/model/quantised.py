@@ -29,7 +29,10 @@ def load(base: Path, chosen: Device) -> Any:
         dtype=dtype,
         device_map={"": launching.gpu() if chosen.name == "cuda" else "cpu"},
     )
-    _keep_weights_in_place(model)
+    # On CPUs with AVX512_BF16, bitsandbytes repacks its weights at the first evaluation, which breaks training on.
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     return model
 
 
@@ -52,10 +55,3 @@ def dequantised(base: Path, chosen: Device) -> Any:
     import torch
 
     return load(base, chosen).dequantize(dtype=torch.float32).to(torch.float32)
-
-
-def _keep_weights_in_place(model: Any) -> None:
-    """On CPUs with AVX512_BF16, bitsandbytes repacks its weights at the first evaluation, which breaks training on."""
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False

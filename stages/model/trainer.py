@@ -62,6 +62,13 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         note(-outputs[0].log_probs[outputs[0].label_mask])
         return loss
 
+    def log(self, logs: dict[str, float], *given: Any) -> None:
+        loss = logs.get("loss", logs.get("eval_loss", 0.0))
+        if not math.isfinite(loss):
+            at = f"step {self.state.global_step} of {self.state.max_steps}"
+            raise InputError(f"{at}: the loss is {loss}; lower train.learning_rate in params.yaml")
+        super().log(logs, *given)
+
     def note(self, rows: Any) -> Callable[[Any], None]:
         """What to do with the losses of a batch's labelled tokens."""
         if rows is None or not self.model.training:
