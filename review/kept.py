@@ -116,9 +116,8 @@ def _questions(tree: str, path: str) -> Outcomes:
 def _behaviours(tree: str, path: str) -> Outcomes:
     def test(line: Any) -> Outcome:
         asked = " → ".join(map(text, line["requests"]))
-        return _test(
-            line, line["passed"], *map(text, (line["capability"], asked, line["expected"], line["answers"][-1]))
-        )
+        kind, expected, given = map(text, (line["capability"], line["expected"], line["answers"][-1]))
+        return _test(line, line["passed"], kind, asked, expected, given)
 
     return _read(tree, path, test)
 

@@ -206,18 +206,6 @@ def test_what_cannot_be_planned_is_named(config: dict[str, Any], named: str) -> 
         memory.shape_of({key: value for key, value in config.items() if key != "head_dim"}, "config.json")
 
 
-@pytest.mark.parametrize("error", [AssertionError, RuntimeError])
-def test_a_card_that_is_not_there_is_said_in_a_line(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    def no_card() -> None:
-        raise error("not compiled with CUDA")
-
-    monkeypatch.setattr(torch.cuda, "mem_get_info", no_card)
-    with pytest.raises(click.ClickException, match="none works here: not compiled with CUDA"):
-        memory.available("cuda")
-
-
 @pytest.mark.parametrize(("limit", "free"), [("max", 9000), ("4000", 3000), ("100000", 9000)])
 def test_a_containers_limit_counts(limit: str, free: int, monkeypatch: pytest.MonkeyPatch) -> None:
     import psutil
