@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 ROOT = Path(__file__).parent.parent
 # A contract of the tests' own: data/ belongs to whoever uses the repository.
 SCHEMA = ROOT / "tests" / "schema.json"
+KNOBS = ROOT / "tests" / "params.yaml"  # and knobs: params.yaml is the user's, too
 IDENTITY = json.loads((ROOT / "data" / "schema.json").read_text(encoding="utf-8")).get("$id")
 SHIPPED = pytest.mark.skipif(IDENTITY != "urn:lockstep:task-api", reason="data/ holds another task")
 TEMPLATE = (
@@ -75,8 +76,8 @@ def merged(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty working folder with the project's params.yaml."""
-    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    """An empty working folder with the tests' params.yaml."""
+    (tmp_path / "params.yaml").write_bytes(KNOBS.read_bytes())
     monkeypatch.chdir(tmp_path)
     yield tmp_path
 

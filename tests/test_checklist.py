@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, SCHEMA, write_rows
+from conftest import KNOBS, ROOT, SCHEMA, write_rows
 
 from stages import validate
 from stages.checklist import clean, complete, consistent, correct, safe, size, usage, verdicts
@@ -97,7 +97,7 @@ class Data:
         for split, rows in self.splits.items():
             write_rows(self.folder / split / "rows.jsonl", rows)
         tables = {split: validate.read_table(self.folder / split, rules) for split in self.splits}
-        shipped = params.load("validate", validate.Params, ROOT / "params.yaml")
+        shipped = params.load("validate", validate.Params, KNOBS)
         given: dict[str, Any] = {"flag_only": ["order"], "phone_region": "US", **knobs}
         capital = Rule(["title", "new_title"], "matches", "^[A-Z]", "begins with a capital")
         validate.check(tables, complete.schema_values(rules), Labelling(rules=[capital]), replace(shipped, **given))

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import ROOT, configure, write_rows
+from conftest import KNOBS, ROOT, configure, write_rows
 from test_train import PREFIX, example
 
 from stages import train
@@ -77,7 +77,7 @@ def kill(folder: Path, base: Path, step: int, how: signal.Signals) -> None:
 
 def inputs(folder: Path) -> Path:
     """24 rows, 2 epochs of 3 steps of 2 micro batches, and dropout, which draws random numbers."""
-    (folder / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    (folder / "params.yaml").write_bytes(KNOBS.read_bytes())
     configure(folder, compute={"device": "cpu-fp32"}, train={"epochs": 2, "micro_batch_size": 4, "lora_dropout": 0.1})
     (folder / "prefix.json").write_text(json.dumps(PREFIX), encoding="utf-8")
     write_rows(folder / "train.jsonl", [example(number) for number in range(24)])
@@ -208,6 +208,7 @@ def test_a_checkpoint_that_can_not_be_read_is_named_and_left(
         made.latest()
     assert caught.value.filename.endswith(named)
     assert (made.folder / "checkpoint-2/optimizer").is_file()
+    assert checkpoints.Store(tmp_path, {"seed": 0}).latest() is None  # that of other inputs stops nobody
 
 
 def test_code_is_also_what_is_loaded_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

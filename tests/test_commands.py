@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from conftest import ROOT
+from conftest import KNOBS, ROOT
 
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "pandas", "numpy", "scipy"}
 HEAVY |= {"great_expectations", "pydantic"}
@@ -94,10 +94,10 @@ def words(command: click.Command, kind: str, path: str) -> list[str]:
 @pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the project's settings, without Git, DVC, data or a model; nothing is fetched from a network."""
-    for name in ("params.yaml", "advise.yaml", "catalogue.yaml", "gate.yaml"):
+    for name in ("advise.yaml", "catalogue.yaml", "gate.yaml"):
         if (ROOT / name).is_file():
             shutil.copyfile(ROOT / name, tmp_path / name)
-    text = (tmp_path / "params.yaml").read_text(encoding="utf-8")
+    text = KNOBS.read_text(encoding="utf-8")
     (tmp_path / "params.yaml").write_text(text.replace("source: wheel", "source: path"), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))

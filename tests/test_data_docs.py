@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import ROOT, SCHEMA, write_rows
+from conftest import KNOBS, ROOT, SCHEMA, write_rows
 
 from stages.checklist import page
 from stages.checklist.verdicts import Verdict
@@ -50,7 +50,7 @@ def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
         rows = [{"instruction": ask, "output": '{"action":"list","filter":"all"}'} for ask in ("show all", "list it")]
         write_rows(folder / "raw" / "a.jsonl", [*rows, rows[0], {"instruction": "odd"}])
         write_rows(folder / "test" / "a.jsonl", [rows[0] | {"instruction": "what is there"}])
-        (folder / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+        (folder / "params.yaml").write_bytes(KNOBS.read_bytes())
         given = {"schema": SCHEMA, "rules": ROOT / "data" / "rules.yaml", "suites": ROOT / "expectations"}
         paths = {"raw": "raw", "test": "test", "out": "out", "docs": "docs", "metrics": "m.json", "detail": "d.json"}
         options = [part for option, path in (paths | given).items() for part in (f"--{option}", str(path))]

@@ -12,7 +12,7 @@ import click
 import pytest
 import yaml
 from click.testing import CliRunner
-from conftest import ROOT, SCHEMA, configure
+from conftest import KNOBS, ROOT, SCHEMA, configure
 from small import git
 
 from experiments import canaries, learning_curve, page, seeds, ten_times, trial, wrong_labels
@@ -237,7 +237,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "stage.py").write_text(STAGES, encoding="utf-8")
     (root / "break").write_text("", encoding="utf-8")
     settings = {"seed": 5, "epochs": 2}
-    whole = yaml12.parse((ROOT / "params.yaml").read_text(encoding="utf-8"), "params.yaml")["train"] | settings
+    whole = yaml12.parse(KNOBS.read_text(encoding="utf-8"), "params.yaml")["train"] | settings
     (root / "params.yaml").write_text(yaml.safe_dump({"train": whole}), encoding="utf-8")
     command = f"python {root}/stage.py"
     stages = {name: {"cmd": f"{command} {name} {root}", "deps": DEPS[name], "outs": OUTS[name]} for name in DEPS}

@@ -11,7 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 from click.testing import CliRunner
-from conftest import ROOT, read_json
+from conftest import KNOBS, read_json
 
 from stages import fetch, gguf
 from stages.core import cli, hashes
@@ -27,7 +27,7 @@ CONVERSATIONS: list[list[chat.Turn]] = [
 
 def run(folder: Path, merged: Path, scale: str) -> Path:
     """Run the stage in `folder`; returns what it wrote."""
-    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    text = KNOBS.read_text(encoding="utf-8")
     (folder / "params.yaml").write_text(re.sub(r"  type: \w+", f"  type: {scale}", text), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

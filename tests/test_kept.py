@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 from click.testing import CliRunner
-from conftest import ROOT, SCHEMA, configure, write_rows
+from conftest import KNOBS, SCHEMA, configure, write_rows
 from test_checkpoints import PROCESSES
 
 from stages import predict
@@ -27,7 +27,7 @@ OUTS = ["out.jsonl", "more-out.jsonl"]
 
 
 def inputs(folder: Path, count: int = 7) -> Path:
-    (folder / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    (folder / "params.yaml").write_bytes(KNOBS.read_bytes())
     configure(folder, compute={"device": "cpu-fp32"}, predict={"batch_size": 2, "max_new_tokens": 12})
     for name, numbers in {"rows": range(count), "more": range(100, 102)}.items():
         said = [{"id": f"t{n}", "prompt": [{"role": "user", "content": f"buy {n} " * (n % 5)}]} for n in numbers]

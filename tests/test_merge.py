@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from conftest import ROOT, configure, invoke
+from conftest import KNOBS, configure, invoke
 from taught import PREFIX
 
 from stages import merge
@@ -41,7 +41,7 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path, base: Path, adapter: Path, dtype: str, key: str = "cpu-fp32", scale: float = 1.0) -> Path:
     """Run the stage in `folder`; returns the merged model's."""
-    shutil.copyfile(ROOT / "params.yaml", folder / "params.yaml")
+    shutil.copyfile(KNOBS, folder / "params.yaml")
     configure(folder, compute={"device": key}, merge={"dtype": dtype, "scale": scale}, predict={"max_new_tokens": 48})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import KNOBS, ROOT
 
 from stages.core import yaml12
 from versions import history, rollback
 
-ROOT = Path(__file__).parent.parent
 DVC = yaml12.parse((ROOT / "dvc.yaml").read_text(encoding="utf-8"), "dvc.yaml")
 PARAMS = yaml12.parse((ROOT / "params.yaml").read_text(encoding="utf-8"), "params.yaml")
 STAGES: dict[str, dict[str, Any]] = DVC["stages"]
@@ -110,6 +110,13 @@ def test_metrics_and_plots_are_in_git(name: str) -> None:
     for entry in [*stage.get("metrics", []), *stage.get("plots", []), *small]:
         assert isinstance(entry, dict), entry
         assert next(iter(entry.values()))["cache"] is False, entry
+
+
+def test_the_tests_have_the_same_knobs() -> None:
+    of_tests = yaml12.parse(KNOBS.read_text(encoding="utf-8"), "tests/params.yaml")
+    assert {name: list(section) for name, section in of_tests.items()} == {
+        name: list(section) for name, section in PARAMS.items()
+    }
 
 
 def test_every_params_section_is_read() -> None:

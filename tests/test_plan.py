@@ -8,7 +8,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
-from conftest import ROOT, configure, write_rows
+from conftest import KNOBS, ROOT, configure, write_rows
 
 from planning import memory
 from stages import train
@@ -34,7 +34,7 @@ def test_each_model_of_the_catalogue_prints_a_line_that_fetch_takes(name: str, m
     printed = call(monkeypatch, "--model", name, "--card", "80GB")
     (line,) = re.findall(r"^dvc exp run (.*)$", printed, re.MULTILINE)
     knobs = dict(word.split("=", 1) for word in line.split() if "=" in word)
-    known = yaml12.parse((ROOT / "params.yaml").read_text(encoding="utf-8"), "params.yaml")
+    known = yaml12.parse(KNOBS.read_text(encoding="utf-8"), "params.yaml")
     assert all(knob.split(".")[1] in known[knob.split(".")[0]] for knob in knobs)
     unknown = ("Qwen3-4B-Instruct-2507", "gemma-3-1b-it", "Phi-4-mini-instruct")
     assert ("memory is not known" in printed) == (name in unknown)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SCHEMA, SHIPPED
+from conftest import KNOBS, ROOT, SCHEMA, SHIPPED
 
 from stages import validate
 from stages.checklist import labelling
@@ -113,7 +113,7 @@ def test_a_rule_that_is_none_is_named_with_its_file(tmp_path: Path, right: str, 
     ],
 )
 def test_a_misspelt_setting_is_refused(tmp_path: Path, right: str, wrong: str, named: str) -> None:
-    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    text = KNOBS.read_text(encoding="utf-8")
     assert right in text
     (tmp_path / "params.yaml").write_text(text.replace(right, wrong), encoding="utf-8")
     with pytest.raises(params.ParamsError, match=named):
