@@ -29,7 +29,7 @@ from planning import memory
 from stages import merge, train
 from stages.core import cli, params
 from stages.data import writing
-from stages.model import loading, prefix_sharing, quantised
+from stages.model import loading, prefix_sharing, quantised, results
 from stages.model.loading import Device
 from tools import plan
 
@@ -195,7 +195,7 @@ def measure(side: str, shape: Shape, key: str, base: Path) -> dict[str, Any]:
     tokens = shape.rows * shape.length * (shape.steps - 1)
     figures = {
         "tokens_per_second": round(tokens / (timer.ends[-1] - timer.ends[0]), 1),
-        "peak_memory_bytes": train.peak_memory(device),
+        "peak_memory_bytes": results.peak_memory(device),
         "micro_batch_size": trainer.args.per_device_train_batch_size,
         "checkpointing": bool(trainer.args.gradient_checkpointing),
     }

@@ -66,7 +66,7 @@ def measure(name: str, wanted: str) -> dict[str, Any]:
     from planning import memory
     from stages import train
     from stages.core import params
-    from stages.model import loading, prefix_sharing, quantised
+    from stages.model import loading, prefix_sharing, quantised, results
     from tools import plan
 
     facts, count, length, scored = SHAPES[name]
@@ -84,12 +84,12 @@ def measure(name: str, wanted: str) -> dict[str, Any]:
         args.eval_strategy = "no"
         before = psutil.Process().memory_info().rss if device.name == "cpu" else 0
         model = quantised.for_training(base, device)
-        loaded = train.peak_memory(device) - before
+        loaded = results.peak_memory(device) - before
         trainer = train.make_trainer(model, tokenizer(), settings, args, rows, rows)
         train.run(trainer)
     shape, run = memory.shape_of(facts, name), plan.next_run(settings, device, list(rows))
     parts = memory.parts(shape, run)
-    predicted, measured = sum(parts.values()), train.peak_memory(device) - before
+    predicted, measured = sum(parts.values()), results.peak_memory(device) - before
     return {
         "parameters": shape.parameters,
         "tokens": run.tokens,

@@ -5,10 +5,7 @@ adapter and made_from.json (what it was made from), metrics, the loss curves, an
 replay.jsonl are the base model's own, without the prefix: trained on as well, they keep more of what it knew.
 """
 
-import json
 import os
-import shutil
-import sys
 import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -19,7 +16,7 @@ import click
 from annotated_types import Ge, Lt
 
 from stages.core import cli, hashes, params, strict_json, timing
-from stages.model import chat, checkpoints, encoding, launching, loading, prefix_sharing, quantised
+from stages.model import chat, checkpoints, encoding, launching, loading, prefix_sharing, quantised, results
 from stages.model.row_losses import table
 
 LIBRARIES = ("accelerate", "bitsandbytes", "datasets", "peft", "torch", "transformers", "trl")
@@ -151,76 +148,6 @@ def run_or_resume(trainer: Any, store: checkpoints.Store, minutes: float) -> dic
     return clock.read()
 
 
-def curve(history: list[dict[str, float]], name: str) -> list[dict[str, float]]:
-    return [
-        {"step": entry["step"], "epoch": round(entry["epoch"], 4), "loss": float(entry[name])}
-        for entry in history
-        if name in entry
-    ]
-
-
-def write(file: Path, text: str) -> None:
-    """Written here and not by stages/data/writing.py: how a JSON file is indented must not train again."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8", newline="\n")
-
-
-def as_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True, allow_nan=False) + "\n"
-
-
-def as_csv(entries: list[dict[str, float]]) -> str:
-    """A loss curve, for `dvc plots`."""
-    return "step,epoch,loss\n" + "".join(f"{e['step']},{e['epoch']},{e['loss']}\n" for e in entries)
-
-
-def speed(tokens: float, wall: float, cpu: float, device: loading.Device) -> dict[str, Any]:
-    """What the timing file holds. `tokens`: all that were trained on, padding not counted."""
-    import torch
-
-    return {
-        "seconds": round(wall, 1),
-        "tokens_per_second": round(tokens / wall, 1),
-        "tokens_per_cpu_second": round(tokens / cpu, 1),
-        "peak_memory_bytes": peak_memory(device),
-        "threads": torch.get_num_threads(),
-    }
-
-
-def publish(trainer: Any, out: Path, origin: dict[str, Any]) -> None:
-    """Write adapter_model.safetensors, adapter_config.json and made_from.json; no pickle, the same bytes every time.
-
-    Every process calls it, since each may hold a part of the adapter, and one writes.
-    """
-    weights = trainer.accelerator.get_state_dict(trainer.model) if launching.sharded() else None
-    if not trainer.accelerator.is_main_process:
-        return
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    trainer.model.save_pretrained(part, safe_serialization=True, state_dict=weights)
-    (part / "README.md").unlink(missing_ok=True)  # an empty model card
-    config = strict_json.read(part / "adapter_config.json")
-    config["target_modules"] = sorted(config["target_modules"])  # a set: its order changes from run to run
-    write(part / "adapter_config.json", as_json(config))
-    adapter = hashes.of_file(part / "adapter_model.safetensors")
-    write(part / "made_from.json", as_json({**origin, "adapter": adapter}))
-    if out.exists():
-        shutil.rmtree(out)
-    part.rename(out)
-
-
-def peak_memory(device: loading.Device) -> int:
-    """Peak bytes: allocated on the GPU, or resident on the CPU."""
-    import torch
-
-    if device.name == "cuda":
-        return int(torch.cuda.max_memory_allocated())
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
 @click.command(cls=cli.Command, help=__doc__)
 @cli.path_option("--train", "chat rows to train on")
 @cli.path_option("--valid", "chat rows held out")
@@ -253,10 +180,9 @@ def main(
     checkpoint_minutes: float,
 ) -> None:
     cli.end_with_caller()
-    mark = out / "adapter_config.json"
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not mark.is_file()):  # said before the training
-        told = f"{out} would be deleted, and has no {mark.name}: it is not this stage's"
-        raise cli.InputError(f"{told}; name another folder")
+    mark = "adapter_config.json"
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / mark).is_file()):  # before the training
+        raise cli.InputError(f"{out} would be deleted, and has no {mark}: it is not this stage's; name another folder")
     settings, max_length = params.load("train", Params), params.load("chat", chat.Params).max_length
     launching.launch(settings.launch, launch)
     bound_caches()
@@ -282,40 +208,38 @@ def main(
         "threads": torch.get_num_threads(),
         "processes": launching.processes(),
     }
-    decides = {"threads": origin["threads"] if device.name == "cpu" else None}  # on a GPU they change nothing
-    decides |= {"code": checkpoints.code(*launch.glob("*.yaml"))}
-    store = checkpoints.Store(checkpoint_folder, origin | decides)
+    by_threads = origin["threads"] if device.name == "cpu" else None  # on a GPU they change nothing
+    code = checkpoints.code(launch / f"{settings.launch}.yaml")  # "single" has none
+    store = checkpoints.Store(checkpoint_folder, origin | {"threads": by_threads, "code": code})
     args = arguments(settings, device, store.folder)
     trainer = make_trainer(quantised.for_training(base, device), tokenizer, settings, args, train_set, valid_set)
     seconds = run_or_resume(trainer, store, checkpoint_minutes)
     tokens = sum(map(len, train_set["input_ids"]))
-    publish(trainer, out, origin)
+    results.publish(trainer, out, origin)
     losses = trainer.row_losses.of_all()
     trainer.end()
     if launching.rank():  # one process writes
         return
-    write(
-        row_losses, table([row["id"] for row in strict_json.read_jsonl(train)], [of[: len(of_task)] for of in losses])
-    )
-    trained, evaluated = curve(trainer.state.log_history, "loss"), curve(trainer.state.log_history, "eval_loss")
-    write(train_loss, as_csv(trained))
-    write(valid_loss, as_csv(evaluated))
+    ids = [row["id"] for row in strict_json.read_jsonl(train)]
+    results.write(row_losses, table(ids, [of_epoch[: len(ids)] for of_epoch in losses]))
+    trained, evaluated = (results.curve(trainer.state.log_history, name) for name in ("loss", "eval_loss"))
+    results.write_curve(train_loss, trained)
+    results.write_curve(valid_loss, evaluated)
+    steps, took = trainer.state.global_step, results.speed(tokens * settings.epochs, **seconds, device=device)
     result = {
         "rows": len(of_task),
         "tokens_per_epoch": tokens,
-        "steps": trainer.state.global_step,
+        "steps": steps,
         "train_loss": trained[-1]["loss"],
         "valid_rows": len(valid_set),
         "valid_loss": evaluated[-1]["loss"],
         "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         "device": key,
     }
-    write(metrics, as_json(result))
-    timing.record(timings, out / "adapter_model.safetensors", speed(tokens * settings.epochs, **seconds, device=device))
-    steps, took = trainer.state.global_step, seconds["wall"]
-    click.echo(
-        f"train: {len(of_task)} rows and {len(general)} replayed, {steps} steps in {took:.0f} s on {key}", err=True
-    )
+    results.write_json(metrics, result)
+    timing.record(timings, out / "adapter_model.safetensors", took)
+    rows = f"{len(of_task)} rows and {len(general)} replayed"
+    click.echo(f"train: {rows}, {steps} steps in {took['seconds']:.0f} s on {key}", err=True)
     store.clear()
 
 

@@ -18,7 +18,7 @@ from planning import memory
 from stages import retention, train
 from stages.answers import generate, prefix_cache, processes
 from stages.core.cli import InputError
-from stages.model import checkpoints, loading, prefix_sharing, quantised
+from stages.model import checkpoints, loading, prefix_sharing, quantised, results
 
 CARDS = [key for key, row in loading.DEVICES.items() if row.name == "cuda"]
 FP32 = loading.DEVICES["cpu-fp32"]
@@ -194,7 +194,7 @@ def test_each_process_has_a_card_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_what_the_card_says_of_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """train.peak_memory, memory.available, latency.machine; in benchmarks.gpu the clock and the start of a side."""
+    """results.peak_memory, memory.available, latency.machine; in benchmarks.gpu the clock and the start of a side."""
     import torch
 
     asked: list[str] = []
@@ -202,7 +202,7 @@ def test_what_the_card_says_of_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (5, 9))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: asked.append("waited"))
-    assert train.peak_memory(loading.DEVICES["cuda-bf16"]) == 7
+    assert results.peak_memory(loading.DEVICES["cuda-bf16"]) == 7
     assert memory.available("cuda") == 5
     assert latency.machine("cuda-bf16")["name"] == "a card"
     clock = gpu.clock(loading.DEVICES["cuda-bf16"])

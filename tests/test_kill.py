@@ -234,7 +234,7 @@ def descendants(process: psutil.Process, name: str) -> list[psutil.Process]:
 STAGE = """
 import signal, sys, time
 from stages.core import cli
-def keep(*_): open("kept", "w").close(); sys.exit(1)
+def keep(*_): sys.stderr.write("saving\\n"); open("kept", "w").close(); sys.exit(1)
 signal.signal(signal.SIGTERM, {handler})
 cli.time = type("", (), {{"sleep": lambda seconds: time.sleep(min(seconds, 1))}})
 cli.end_with_caller()

@@ -14,6 +14,14 @@ class Sample:
     share: params.Share = 1.0
 
 
+@dataclass(frozen=True)
+class Particular:
+    odour: int
+
+    def __post_init__(self) -> None:
+        raise ValueError(f"odour can't be {self.odour}")
+
+
 def load(folder: Path, text: str) -> Sample:
     file = folder / "params.yaml"
     file.write_text(text, encoding="utf-8")
@@ -64,6 +72,13 @@ def test_yaml_that_is_no_plain_mapping_is_refused_by_name(text: str) -> None:
 def test_refuses_and_names(tmp_path: Path, text: str, named: str) -> None:
     with pytest.raises(params.ParamsError, match=named.replace(".", r"\.")):
         load(tmp_path, text)
+
+
+def test_a_section_s_own_check_speaks_for_itself(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("sample: {odour: 1}", encoding="utf-8")
+    with pytest.raises(params.ParamsError) as caught:
+        params.load("sample", Particular, tmp_path / "params.yaml")
+    assert caught.value.message == f"{tmp_path / 'params.yaml'}: sample: odour can't be 1"
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

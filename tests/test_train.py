@@ -1,6 +1,7 @@
 """Wrong masks are caught, every knob arrives, and training twice gives the same bytes."""
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from conftest import ROOT, configure, invoke, read_json, write_rows
 
 from stages import train
 from stages.core import hashes, params
-from stages.model import checkpoints, encoding, launching, loading, prefix_sharing, quantised
+from stages.model import checkpoints, encoding, launching, loading, prefix_sharing, quantised, results
 from stages.model.row_losses import UNSEEN, table
 
 FP32 = loading.DEVICES["cpu-fp32"]
@@ -213,7 +214,7 @@ def test_a_sharded_adapter_is_gathered_before_it_is_written(
     whole = {name: tensor + 1 for name, tensor in trainer.model.state_dict().items() if "lora_" in name}
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setattr(trainer.accelerator, "get_state_dict", lambda model: whole)
-    train.publish(trainer, tmp_path / "adapter", {})
+    results.publish(trainer, tmp_path / "adapter", {})
     written = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert all(written[name.replace(".default", "")].equal(tensor) for name, tensor in whole.items())
 
@@ -239,7 +240,19 @@ def test_a_loss_that_is_no_number_ends_the_training(
 ) -> None:
     trainer = make(base, tokenizer, tmp_path, epochs=epochs, learning_rate=1e30)
     trainer.args.eval_strategy = evaluated
-    with pytest.raises(click.ClickException, match=rf"^{step}: the loss is (nan|inf); lower train\.learning_rate"):
+    with pytest.raises(
+        click.ClickException, match=rf"^{step}: the loss is (nan|inf); set a lower train\.learning_rate"
+    ):
+        train.run(trainer)
+
+
+def test_a_loss_that_is_no_number_from_the_start_is_the_device_s(
+    base: Path, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make(base, tokenizer, tmp_path)
+    loss = trainer.compute_loss
+    monkeypatch.setattr(trainer, "compute_loss", lambda *given, **named: loss(*given, **named) * math.nan)
+    with pytest.raises(click.ClickException, match=r"^step 1 of \d+: the loss is nan; set another compute\.device"):
         train.run(trainer)
 
 
@@ -380,7 +393,7 @@ def test_the_stage_trains_on_its_rows_with_its_seed(here: Path, base: Path, monk
     monkeypatch.setattr(train, "bound_caches", lambda: launched.append("bounded"))
     run(here, base, "one", rows=8)
     assert launched == ["ddp", "bounded"]
-    assert (seeds, sizes, origins[0]["code"]) == ([23], [(8, 4)], ["ddp.yaml", "fsdp.yaml"])
+    assert (seeds, sizes, origins[0]["code"]) == ([23], [(8, 4)], ["ddp.yaml"])
 
 
 def test_the_seconds_before_a_kill_count(trainer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,7 +403,7 @@ def test_the_seconds_before_a_kill_count(trainer: Any, tmp_path: Path, monkeypat
     monkeypatch.setattr(train, "run", lambda trainer, checkpoint: None)
     took = train.run_or_resume(trainer, checkpoints.Store(tmp_path / "kept", {}), 5.0)
     assert (took["wall"] > 9e6, 9e6 > took["cpu"] > 8e6) == (True, True)
-    speed = train.speed(100.0, 10.0, 20.0, FP32)
+    speed = results.speed(100.0, 10.0, 20.0, FP32)
     assert (speed["tokens_per_second"], speed["tokens_per_cpu_second"]) == (10.0, 5.0)
 
 

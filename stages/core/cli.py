@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +69,13 @@ def end_with_caller() -> None:
     def watch() -> None:
         while all(map(_runs, callers)):
             time.sleep(1)
-        with suppress(OSError):  # whoever read it may be gone, too
+        try:
             sys.stderr.write("\nthe dvc or make that started this is gone; stopping\n")
-        os.kill(os.getpid(), signal.SIGTERM)  # a training leaves its checkpoint, all else ends at once
+        except OSError:  # whoever read it is gone, too: a progress bar would end the training before its checkpoint
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        os.kill(os.getpid(), signal.SIGTERM)  # a training leaves a checkpoint after its step; all else ends at once
         time.sleep(300)
-        os._exit(1)  # still here: it hangs where no signal is handled
+        os._exit(1)  # still here: it hangs, or the step takes longer
 
     if callers:
         threading.Thread(target=watch, daemon=True).start()

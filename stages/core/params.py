@@ -45,4 +45,9 @@ def load(name: str, section: type[Section], path: Path = PARAMS) -> Section:
 
 
 def _lines(path: Path, name: str, errors: list[Any]) -> list[str]:
-    return [f"{path}: {'.'.join([name, *map(str, e['loc'])])}: {e['msg']} (got {e['input']!r})" for e in errors]
+    lines = []
+    for error in errors:
+        where, message = ".".join([name, *map(str, error["loc"])]), error["msg"].removeprefix("Value error, ")
+        given = f" (got {error['input']!r})" if error["loc"] else ""  # else it would be the whole section
+        lines.append(f"{path}: {where}: {message}{given}")
+    return lines

@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,9 @@ SO_FAR = "so_far.json"  # what the stage itself must know to go on
 
 
 def code(*more: Path) -> str:
-    """Hex sha256 over the files `more` and this project's modules: other code would go on differently.
+    """Hex sha256 over this project's code and the files `more`: other code would go on differently.
 
-    Those that are loaded, and all of stages/core and stages/model: stages/model/trainer.py is loaded later.
+    The modules that are loaded, and those of stages/core and stages/model that will be, as stages/model/trainer.py.
     """
     files = {getattr(module, "__file__", None) for name, module in sys.modules.items() if name.startswith("stages.")}
     files.add(getattr(sys.modules["__main__"], "__file__", None))
@@ -67,7 +67,8 @@ class Store:
             shutil.rmtree(checkpoint)
         others = {path.parent.parent: path.parent for path in sorted(self.root.glob(f"*/checkpoint-*/{SEAL}"))}
         for checkpoint in others.values():
-            click.echo(f"train: checkpoint {checkpoint} {self._problem(checkpoint)}: starting anew", err=True)
+            with suppress(OSError):  # it would not be taken anyway
+                click.echo(f"train: checkpoint {checkpoint} {self._problem(checkpoint)}: starting anew", err=True)
         return None
 
     def clear(self) -> None:

@@ -49,12 +49,15 @@ DEVICES = {
 
 
 def device(wanted: str = "auto") -> tuple[str, Device]:
-    """Return the row of DEVICES for this machine, or the one asked for. Raises InputError where there is none."""
+    """The row of DEVICES for this machine, or the one asked for.
+
+    Raises InputError for one that isn't in the table, and for a GPU that isn't here.
+    """
     import torch
 
-    if wanted != "auto" and wanted not in DEVICES:
-        raise InputError(f"device {wanted!r} is not one of auto, {', '.join(DEVICES)}")
     if wanted != "auto":
+        if wanted not in DEVICES:
+            raise InputError(f"device {wanted!r} is not one of auto, {', '.join(DEVICES)}")
         if DEVICES[wanted].name == "cuda" and not torch.cuda.is_available():
             raise InputError(f"compute.device is {wanted}, and torch finds no GPU here")
         return wanted, DEVICES[wanted]

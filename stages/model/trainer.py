@@ -62,12 +62,15 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         note(-outputs[0].log_probs[outputs[0].label_mask])
         return loss
 
-    def log(self, logs: dict[str, float], *given: Any) -> None:
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Raises InputError for a loss that is no number: nothing comes of such a training."""
         loss = logs.get("loss", logs.get("eval_loss", 0.0))
         if not math.isfinite(loss):
+            untrained = self.state.global_step == 1 and "loss" in logs
+            remedy = "another compute.device" if untrained else "a lower train.learning_rate"
             at = f"step {self.state.global_step} of {self.state.max_steps}"
-            raise InputError(f"{at}: the loss is {loss}; lower train.learning_rate in params.yaml")
-        super().log(logs, *given)
+            raise InputError(f"{at}: the loss is {loss}; set {remedy} in params.yaml")
+        super().log(logs, start_time)
 
     def note(self, rows: Any) -> Callable[[Any], None]:
         """What to do with the losses of a batch's labelled tokens."""
