@@ -86,8 +86,7 @@ def shape_of(config: Mapping[str, Any], source: str) -> Shape:
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
         head = config.get("head_dim") or hidden // heads
         queries, keys = heads * head, (config.get("num_key_value_heads") or heads) * head
-        sizes = (config[name] for name in ("num_hidden_layers", "intermediate_size", "vocab_size"))
-        layers, intermediate, vocab = sizes
+        layers, intermediate, vocab = (config[f] for f in ("num_hidden_layers", "intermediate_size", "vocab_size"))
     except (KeyError, TypeError, ZeroDivisionError) as error:
         raise InputError(f"{source}: a size is missing or wrong: {error}") from None
     tied, biases = bool(config.get("tie_word_embeddings")), queries + 2 * keys if kind == "qwen2" else 0

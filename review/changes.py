@@ -37,6 +37,7 @@ TEXTS = {
     "Replayed prompts": "data/general/prompts.jsonl",
     "Data checklist": "metrics/validate.json",
     "Training": "metrics/train.json",
+    "Timing": "metrics/timing",
 }
 Note = tuple[Safe, list[str]]
 
@@ -93,7 +94,6 @@ def listings(base: str, head: str) -> Iterator[Listing]:
             yield Listing(Safe(f"{words} {sort}"), [list(_row(*pair)) for pair in pairs])
     for title, path in TEXTS.items():
         yield Listing(Safe(title), list(_diff(base, head, path)))
-    yield Listing(Safe("Timing"), list(_diff(base, head, "metrics/timing")))
 
 
 def _row(before: Row | None, after: Row | None) -> Iterator[Line]:

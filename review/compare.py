@@ -1,11 +1,10 @@
 """The answers of two versions to the same test rows, and whether the gate's rules hold. In: Git trees.
 
-Pairs carry the evidence (McNemar 1947), conversations are drawn whole (Davison & Hinkley 1997). Where retraining noise
-was measured, 'better' and 'worse' are about the change, were it retrained.
+Pairs carry the evidence (McNemar 1947), conversations are drawn whole (Davison & Hinkley 1997).
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from math import isfinite, sqrt
@@ -66,10 +65,9 @@ def gate_of(tree: str) -> Gate:
     strict = with_config(ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
     try:
         values = history.parse_yaml(history.read(tree, GATE) or Path(GATE).read_bytes(), GATE)
-        gate: Gate = TypeAdapter(strict(Gate)).validate_json(json.dumps(values))
+        return TypeAdapter(strict(Gate)).validate_json(json.dumps(values))
     except (OSError, TypeError, ValueError) as error:  # pydantic's own is a ValueError
         raise InputError(f"the gate of {history.short(tree)}: {' '.join(str(error).split())}") from error
-    return gate
 
 
 @dataclass(frozen=True)
@@ -95,12 +93,10 @@ Line = TypeVar("Line")
 
 
 def read(tree: str, path: str, made: Callable[[Any], Line]) -> dict[str, Line]:
-    """What is made of each line of a JSON Lines file, by id. Raises InputError naming file, line and reason."""
+    """What is made of each line of JSON Lines, by id; {} without a file. Raises InputError with path, line, reason."""
     content = history.read(tree, path)
-    if not content:
-        raise InputError(f"{path}: missing or empty")
     found: dict[str, Line] = {}
-    for number, line in enumerate(content.removesuffix(b"\n").split(b"\n"), start=1):
+    for number, line in enumerate(content.removesuffix(b"\n").split(b"\n") if content else (), start=1):
         try:
             value = strict_json.parse(line.decode())
             row, name = made(value), text(value["id"])
@@ -115,6 +111,8 @@ def read(tree: str, path: str, made: Callable[[Any], Line]) -> dict[str, Line]:
 def outcomes(tree: str, systems: Iterable[str]) -> Outcomes:
     """The outcomes of a version. Raises InputError unless each has a verdict of every one of `systems`."""
     found = read(tree, history.OUTCOMES, _outcome)
+    if not found:
+        raise InputError(f"{history.OUTCOMES}: missing or empty")
     for system in systems:
         if missing := [name for name, row in found.items() if system not in row.verdicts]:
             raise InputError(f"{history.OUTCOMES}: {missing[0]} has no verdict of {system}")
@@ -190,9 +188,9 @@ class Noise:
     n: int = 0
     right: dict[str, tuple[bool, ...]] = field(default_factory=dict)
 
-    def on(self, rows: int, metric: str) -> float:
-        """The standard deviation on `rows` of the n test rows, if they flip independently, as often as the rest."""
-        return self.spread[metric] * sqrt(max(1, self.n / rows))
+    def on(self, rows: int, metric: str) -> tuple[float, int]:
+        """The standard deviation on `rows` of the n, if they flip as often as the rest and independently; the seeds."""
+        return self.spread[metric] * sqrt(max(1, self.n / rows)), self.seeds
 
 
 def noise(tree: str) -> Noise | None:
@@ -236,7 +234,7 @@ def measured(pairs: Sequence[Pair], rule: Rule, level: float, known: Noise | Non
     if not known or rule.system != "tuned" or rule.metric not in known.spread:
         return Metric(rule.system, rule.metric, part, result, None)
     changes = [after - before for before, after in zip(old, new, strict=True)]
-    wide = retrained(result, changes, groups, (known.on(len(pairs), rule.metric), known.seeds), level)
+    wide = retrained(result, changes, groups, known.on(len(pairs), rule.metric), level)
     return Metric(rule.system, rule.metric, part, wide, (result.low, result.high))
 
 
@@ -272,9 +270,9 @@ def retrained(
 
 
 def means(before: Sequence[float], after: Sequence[float]) -> Comparison:
-    """Of each row's share of trainings that had it right: the comparison that `retrained` gives its interval.
+    """The mean of one figure a row, paired; the interval, p and evidence are the caller's to fill in.
 
-    `fixed` and `regressed` count the rows that came out the same in all trainings of a side.
+    `fixed` and `regressed` count the rows that went from 0 to 1 and back: of shares of trainings, from none to all.
     """
     n, changes = len(before), [new - old for old, new in zip(before, after, strict=True)]
     rates = (sum(before) / n, sum(after) / n, sum(changes) / n)
@@ -289,13 +287,12 @@ def averaged(pairs: Sequence[Pair], rule: Rule, level: float, known: Noise | Non
     exact = replace(rule, metric="exact_match")
     if not known or rule.system != "tuned" or exact.metric not in known.spread:
         return None
-    (before, earlier), (after, later) = (
-        _shares(rows, exact, noise) for rows, noise in zip(zip(*pairs, strict=True), (known, head), strict=True)
-    )
+    olds, news = zip(*pairs, strict=True)
+    (before, earlier), (after, later) = _shares(olds, exact, known), _shares(news, exact, head)
     if earlier == later == 1:
         return None
-    changes, groups = [new - old for old, new in zip(before, after, strict=True)], [row.group for _, row in pairs]
-    noise = (known.on(len(pairs), exact.metric), known.seeds)
+    changes, groups = [new - old for old, new in zip(before, after, strict=True)], [row.group for row in news]
+    noise = known.on(len(pairs), exact.metric)
     result = retrained(means(before, after), changes, groups, noise, level, (earlier, later))
     return Metric(rule.system, exact.metric, f"mean of {earlier} and {later} trainings", result, None)
 
@@ -307,20 +304,11 @@ def _shares(rows: Sequence[Outcome], rule: Rule, noise: Noise | None) -> tuple[l
     return [sum(one) / len(one) for one in hits], len(hits[0])
 
 
-@dataclass(frozen=True)
-class Likelihood:
-    """Mean nats of the expected answer on the same n rows, and their paired difference; fewer are better."""
+def likelihood(base: str, head: str, pairs: Sequence[Pair]) -> Comparison | None:
+    """Mean nats of the expected answers (fewer are better) and an interval for these two models, without p or evidence.
 
-    n: int
-    before: float
-    after: float
-    difference: float
-    low: float
-    high: float
-
-
-def likelihood(base: str, head: str, pairs: Sequence[Pair]) -> Likelihood | None:
-    """Of these two models, conversations drawn whole. None where a side lacks it, or has what no stage writes."""
+    None where a side lacks it, or has what no stage writes.
+    """
     try:
         sides = [read(tree, LIKELIHOOD, _nats) for tree in (base, head)]
     except InputError:
@@ -328,10 +316,10 @@ def likelihood(base: str, head: str, pairs: Sequence[Pair]) -> Likelihood | None
     rows = [row for _, row in pairs if all(row.id in side for side in sides)]
     if not rows:
         return None
-    n, before, after = len(rows), *([side[row.id] for row in rows] for side in sides)
+    before, after = ([side[row.id] for row in rows] for side in sides)
     changes = [new - old for old, new in zip(before, after, strict=True)]
-    low, high = stats.bootstrap_ratio(changes, [1.0] * n, [row.group for row in rows])
-    return Likelihood(n, sum(before) / n, sum(after) / n, sum(changes) / n, low, high)
+    low, high = stats.bootstrap_ratio(changes, [1.0] * len(rows), [row.group for row in rows])
+    return replace(means(before, after), low=low, high=high)
 
 
 def _nats(line: Any) -> float:
@@ -369,11 +357,9 @@ def floor(what: str, rows: Iterable[Outcome], rule: Rule, level: float) -> Check
     return Check(what, "", after, f"at least {rule.floor:g}", high >= rule.floor)
 
 
-def judged(rows: Paired, before: Outcomes, after: Outcomes, gate: Gate, known: Noise | None) -> list[Check]:
+def judged(rows: Paired, before: Outcomes, after: Outcomes, gate: Gate, known: Noise | None) -> Iterator[Check]:
     """Both looks of every rule."""
-    checks = []
     for rule in gate.rules:
         name = f"{rule.system} {rule.metric}"
-        checks.append(drop(name, measured(rows.both, rule, gate.level, known), rule))
-        checks.append(floor(name, rows.counted(before, after), rule, gate.level))
-    return checks
+        yield drop(name, measured(rows.both, rule, gate.level, known), rule)
+        yield floor(name, rows.counted(before, after), rule, gate.level)

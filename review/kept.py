@@ -14,7 +14,6 @@ from review.compare import Check, Gate, Outcome, Outcomes, Paired, Rule, text
 from stages.core import strict_json
 from stages.core.cli import InputError
 from stages.scores.limits import Limit
-from versions import history
 from versions.record import Problem
 
 LIMITS = ("metrics/detail/retention.json", "metrics/detail/memorisation.json")
@@ -83,7 +82,7 @@ def _retention(base: str, head: str, gate: Gate) -> Iterator[Finding]:
 def _behaviour(base: str, head: str, gate: Gate) -> Iterator[Finding]:
     """Which tests flipped, of all capabilities, and the share of minimum functionality that passes."""
     rule = Rule("tuned", "exact_match", 0.0, gate.minimum_functionality)
-    before, after = _sides(_behaviours, base, head, BEHAVIOURS)
+    before, after = _sides(lambda tree, path: compare.read(tree, path, _case), base, head, BEHAVIOURS)
 
     def as_now(row: Outcome) -> Outcome:
         """What a variant has to be follows from the model's first answer: where that moved, the test is the same."""
@@ -104,31 +103,24 @@ def _behaviour(base: str, head: str, gate: Gate) -> Iterator[Finding]:
 
 def _questions(tree: str, path: str) -> Outcomes:
     """With the whole item of each question, so that one that was rewritten under its id counts as another."""
-    asked = compare.read(tree, ITEMS, strict_json.canonical) if history.read(tree, ITEMS) else {}
+    asked = compare.read(tree, ITEMS, strict_json.canonical)
 
-    def test(line: Any) -> Outcome:
-        question, answer = asked.get(text(line["id"]), ""), text(line.get("answer", ""))
-        return _test(line, line["tuned"]["right"], asked=question, expected=answer)
+    def question(line: Any) -> Outcome:
+        name, answer = text(line["id"]), text(line.get("answer", ""))
+        return _test(name, line["tuned"]["right"], "", asked.get(name, ""), answer, "")
 
-    return _read(tree, path, test)
-
-
-def _behaviours(tree: str, path: str) -> Outcomes:
-    def test(line: Any) -> Outcome:
-        asked = " → ".join(map(text, line["requests"]))
-        kind, expected, given = map(text, (line["capability"], line["expected"], line["answers"][-1]))
-        return _test(line, line["passed"], kind, asked, expected, given)
-
-    return _read(tree, path, test)
+    return compare.read(tree, path, question)
 
 
-def _test(line: Any, passed: Any, kind: str = "", asked: str = "", expected: str = "", given: str = "") -> Outcome:
-    name, verdict = text(line["id"]), "exact" if passed is True else "wrong"
+def _case(line: Any) -> Outcome:
+    asked = " → ".join(map(text, line["requests"]))
+    kind, expected, given = map(text, (line["capability"], line["expected"], line["answers"][-1]))
+    return _test(text(line["id"]), line["passed"], kind, asked, expected, given)
+
+
+def _test(name: str, passed: Any, kind: str, asked: str, expected: str, given: str) -> Outcome:
+    verdict = "exact" if passed is True else "wrong"
     return Outcome(name, name, kind, "", asked, expected, {"tuned": verdict}, {"tuned": given})
-
-
-def _read(tree: str, path: str, test: Callable[[Any], Outcome]) -> Outcomes:
-    return compare.read(tree, path, test) if history.read(tree, path) else {}
 
 
 def _sides(load: Callable[[str, str], dict[str, Any]], base: str, head: str, path: str) -> list[dict[str, Any]]:

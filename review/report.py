@@ -11,10 +11,11 @@ from typing import Any
 
 from review import changes, compare, inert, kept
 from review.changes import Line, Listing, Note
-from review.compare import Check, Gate, Likelihood, Metric, Noise, Outcomes, Pair, Paired
+from review.compare import Check, Gate, Metric, Noise, Outcomes, Pair, Paired
 from review.inert import Safe
 from stages.core.cli import InputError
 from stages.scores.scoring import METRICS
+from stages.scores.stats import Comparison
 from versions import history, names, record
 from versions.record import Problem
 
@@ -38,7 +39,7 @@ class Report:
     noise: Safe
     notes: list[Note]
     metrics: list[Metric]
-    likelihood: Likelihood | None
+    likelihood: Comparison | None
     moved: list[Metric]
     kinds: int
     checks: list[Check]

@@ -1,7 +1,7 @@
 """Read any version of this repository as Git's objects: files, data, dvc.lock, and DVC's hashes of what they hold.
 
-In: a commit, or the id of a tree. Nothing of a version is checked out or run, and links are
-never followed, so that a stranger's commit can be read as safely as one's own.
+In: a commit, or the id of a tree. Nothing of a version is checked out or run, and no link is followed, so that a
+stranger's commit can be read as safely as one's own.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -39,9 +39,6 @@ class Stage:
     deps: dict[str, str]
     outs: dict[str, str]
     params: dict[str, dict[str, Any]]
-
-
-# Git
 
 
 def git(*arguments: str, given: str = "", index: Path | None = None) -> bytes:
@@ -102,7 +99,7 @@ def working_tree() -> str:
     known, new = (listed("ls-files", "-z", *words) for words in (("-c",), ("-o", "--exclude-standard")))
     held = {path.removesuffix(".dvc") for path in (*known, *new) if path.endswith(".dvc") and _mode(Path(path))}
     modes = {path: mode for path in sorted({*known, *new} - (held - {*known})) if (mode := _mode(Path(path)))}
-    lines = [f"{mode} {oid}\t{path}\0" for (path, mode), oid in zip(modes.items(), blob_ids(modes, "-w"), strict=True)]
+    lines = [f"{modes[path]} {oid}\t{path}\0" for path, oid in blob_ids(modes, "-w").items()]
     lines += [f"{head}\t{path}\0" for path, head in sparse().items() if head.startswith("100")]
     with tempfile.TemporaryDirectory() as folder:
         index = Path(folder) / "index"
@@ -112,9 +109,8 @@ def working_tree() -> str:
 
 def sparse() -> dict[str, str]:
     """Path, with mode and blob id, of what a sparse checkout leaves out of the working tree."""
-    skipped = {entry[2:] for entry in listed("ls-files", "-z", "-t") if entry.startswith("S ")}
-    entries = (entry.partition("\t") for entry in (listed("ls-files", "-z", "-s") if skipped else ()))
-    return {path: head for head, _, path in entries if path in skipped and not os.path.lexists(path)}
+    skipped = (entry[2:].partition("\t") for entry in listed("ls-files", "-z", "-t", "-s") if entry.startswith("S "))
+    return {path: head for head, _, path in skipped if not os.path.lexists(path)}
 
 
 def _mode(path: Path) -> str:
@@ -124,17 +120,13 @@ def _mode(path: Path) -> str:
     return "100755" if path.stat().st_mode & 0o100 else "100644"
 
 
-def blob_ids(paths: Iterable[str], *options: str) -> list[str]:
+def blob_ids(paths: Collection[str], *options: str) -> dict[str, str]:
     """Git's ids of files here as they are, without filters. A name that its list of paths can't hold goes alone."""
-    paths = list(paths)
-    plain = [path for path in paths if "\n" not in path and not path.startswith('"')]
+    odd = {path for path in paths if "\n" in path or path.startswith('"')}
+    plain = [path for path in paths if path not in odd]
     command = ("hash-object", "--no-filters", *options)
     ids = git(*command, "--stdin-paths", given="".join(f"{path}\n" for path in plain)).decode().split()
-    known = dict(zip(plain, ids, strict=True))
-    return [known.get(path) or git(*command, "--", path).decode().strip() for path in paths]
-
-
-# Files of a version
+    return dict(zip(plain, ids, strict=True)) | {path: git(*command, "--", path).decode().strip() for path in odd}
 
 
 def files(tree: str, *paths: str) -> dict[str, str]:
@@ -189,9 +181,6 @@ def changed_files(base: str, head: str) -> list[str]:
     other = listed("diff-tree", "-r", "-z", "--name-only", "--no-renames", "--diff-filter=AMT", base, head)
     changed = {path for path, _ in files(base).items() ^ regular.items()}
     return sorted(changed | {path for path in other if path not in regular})
-
-
-# What DVC makes of it
 
 
 @cache
@@ -255,10 +244,10 @@ def _pointed_to(path: str, oid: str) -> tuple[str, str]:
 
 def lock(tree: str) -> dict[str, Stage]:
     """The stages in the dvc.lock of a commit or tree. Raises InputError where it is missing or broken."""
-    oid, name = files(tree).get(LOCK), f"{LOCK} of {short(tree)}"
-    if not oid:
+    content, name = read(tree, LOCK), f"{LOCK} of {short(tree)}"
+    if content is None:
         raise InputError(f"{short(tree)} has no {LOCK}: nothing records its model and metrics")
-    document = parse_yaml(blobs([oid])[0], name)
+    document = parse_yaml(content, name)
     try:
         return {str(stage): _stage(entry) for stage, entry in document.get("stages", {}).items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -267,10 +256,8 @@ def lock(tree: str) -> dict[str, Stage]:
 
 def _stage(entry: dict[str, Any]) -> Stage:
     deps, outs = (dict(_item(item) for item in entry.get(key, []) if "md5" in item) for key in ("deps", "outs"))
-    params = {
-        str(file): {str(key): value for key, value in values.items()}
-        for file, values in entry.get("params", {}).items()
-    }
+    held = entry.get("params", {}).items()
+    params = {str(file): {str(key): value for key, value in values.items()} for file, values in held}
     return Stage(str(entry["cmd"]), deps, outs, params)
 
 
@@ -289,12 +276,11 @@ def parse_yaml(content: bytes, name: str) -> dict[str, Any]:
         document = yaml12.parse(content.decode("utf-8"), name)
     except UnicodeDecodeError as error:
         raise InputError(f"{name}: {error}") from None
-    level: list[Any] = [document]
-    seen = 0
+    level, seen = [document], 0
     while level:
         seen += len(level)
         if seen > VALUES:
             raise InputError(f"{name}: more than {VALUES} values")
-        mappings = [item.values() for item in level if isinstance(item, dict)]
-        level = [inner for items in [*mappings, *(item for item in level if isinstance(item, list))] for inner in items]
+        items = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list))]
+        level = [inner for outer in items for inner in outer]
     return document

@@ -59,13 +59,12 @@ def commit_of(rev: str) -> str:
         commit = history.resolve(rev)
     except InputError:
         having = holders().get(wanted[0]) if wanted else None
-        if wanted and not having and not history.is_shallow():
-            raise InputError(
-                f"{rev!r} is named in {NAMES}, but no commit in the history of HEAD has that data"
-            ) from None
-        if not having:
+        if having:
+            return recording(having)
+        if not wanted or history.is_shallow():
             raise
-        return recording(having)
+        lost = f"{rev!r} is named in {NAMES}, but no commit in the history of HEAD has that data"
+        raise InputError(lost) from None
     if wanted and data_hashes([commit]) != wanted:
         raise InputError(f"{rev!r} is a commit and the name of another data version in {NAMES}; give the commit's hash")
     return commit

@@ -1,12 +1,12 @@
 """Does the record of a version (dvc.lock, metrics) belong to its data, params and code?
 
 In: a commit or tree. Out: what is wrong, each with its file. Everything is read from Git's objects by the readers of
-this project, so a stranger's dvc.yaml is neither run nor handed to DVC. Answers and models are not in Git: where
-outcomes, rates and dvc.lock agree, they may still be made up together: only a new run can tell.
+this project, so a stranger's dvc.yaml is neither run nor handed to DVC. Answers and models are not in Git, so outcomes,
+rates and dvc.lock may agree and be made up together: only a new run can tell.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -46,9 +46,6 @@ class Declared:
     deps: tuple[str, ...]
     outs: dict[str, bool]
     params: dict[str, tuple[str, ...]]
-
-
-# What dvc.yaml declares
 
 
 def pipeline(content: bytes, params: bytes = b"{}") -> dict[str, Declared]:
@@ -103,20 +100,11 @@ def _at(values: Any, path: str | tuple[str, ...], default: Any = None) -> Any:
     return values
 
 
-# What is wrong
-
-
 def problems(tree: str) -> list[Problem]:
     """Everything wrong with the record of a commit or tree, from its files to its figures."""
-    checks: dict[Callable[[str], Iterable[Problem]], str] = {
-        _conflicts: LOCK,
-        _unparsable: METRICS,
-        _stale: LOCK,
-        _disagreements: OUTCOMES,
-        _libraries: PINS,
-    }
+    checks = (_conflicts, LOCK), (_unparsable, METRICS), (_stale, LOCK), (_disagreements, OUTCOMES), (_libraries, PINS)
     found: list[Problem] = []
-    for check, file in checks.items():
+    for check, file in checks:
         try:
             found += check(tree)
         except InputError as error:
@@ -171,11 +159,15 @@ def _stale(tree: str) -> Iterator[Problem]:
     users: dict[str, list[str]] = {}
     made = {path: wrote.get(path, "") for path in outs}
     for name, stage in declared.items():
-        for file in _outdated(tree, stage, lock.get(name), made):
-            users.setdefault(file, []).append(name)
-        for file in _dropped(tree, stage, lock.get(name), made):
-            reason = f"{PIPELINE} no longer names it, and it is not what {LOCK} says {name} ran with"
-            yield Problem(file, f"{reason}; run dvc repro --force {name}")
+        ran = lock.get(name)
+        if not ran or ran.cmd != stage.cmd:
+            users.setdefault(PIPELINE, []).append(name)
+        for file, named in _changed(tree, stage, ran, made) if ran else ():
+            if named:
+                users.setdefault(file, []).append(name)
+            else:
+                reason = f"{PIPELINE} no longer names it, and it is not what {LOCK} says {name} ran with"
+                yield Problem(file, f"{reason}; run dvc repro --force {name}")
     for file, names in users.items():
         yield Problem(file, f"not what {LOCK} says {', '.join(names)} ran with; run dvc repro")
     for path, name in outs.items():
@@ -191,31 +183,20 @@ def _stale(tree: str) -> Iterator[Problem]:
             yield Problem(path, f"no stage in {PIPELINE} writes it")
 
 
-def _outdated(tree: str, stage: Declared, ran: Stage | None, made: dict[str, str]) -> Iterator[str]:
-    """The files that are not what a stage ran with. `made`: md5 of each output, by its path."""
-    if not ran or ran.cmd != stage.cmd:
-        yield PIPELINE
-    if not ran:
-        return
-    for path in stage.deps:
+def _changed(tree: str, stage: Declared, ran: Stage, made: dict[str, str]) -> Iterator[tuple[str, bool]]:
+    """What is not as a stage ran with it, and whether dvc.yaml names it: DVC does not look at the rest.
+
+    `made`: md5 of each output, by its path.
+    """
+    for path in dict.fromkeys([*stage.deps, *ran.deps]):
         if path not in ran.deps or _now(tree, path, made) not in (None, ran.deps[path]):
-            yield path
-    for file, keys in stage.params.items():
-        values = history.parse_yaml(history.read(tree, file) or b"{}", file)
-        then = ran.params.get(file, {})
-        yield from (f"{file}: {key}" for key in keys or map(str, values) if _at(values, key, ...) != then.get(key, ()))
-
-
-def _dropped(tree: str, stage: Declared, ran: Stage | None, made: dict[str, str]) -> Iterator[str]:
-    """What a stage ran with, has changed since, and is not declared any more: DVC does not look at it."""
-    for path, then in ran.deps.items() if ran else ():
-        if path not in stage.deps and _now(tree, path, made) not in (None, then):
-            yield path
-    for file, known in ran.params.items() if ran else ():
-        values = history.parse_yaml(history.read(tree, file) or b"{}", file)
-        whole = stage.params.get(file) == ()
-        dropped = known.keys() - set(known if whole else stage.params.get(file, ()))
-        yield from (f"{file}: {key}" for key in sorted(dropped) if _at(values, key, ...) != known[key])
+            yield path, path in stage.deps
+    for file in dict.fromkeys([*stage.params, *ran.params]):
+        values, then = history.parse_yaml(history.read(tree, file) or b"{}", file), ran.params.get(file, {})
+        whole, named = stage.params.get(file) == (), stage.params.get(file, ())
+        for key in map(str, values) if whole else (*named, *sorted(then.keys() - {*named})):
+            if _at(values, key, ...) != then.get(key, ()):
+                yield f"{file}: {key}", whole or key in named
 
 
 def _now(tree: str, path: str, made: dict[str, str]) -> str | None:

@@ -1,9 +1,8 @@
 """Go back to a data version: its data, contract, params, dvc.lock and metrics from Git, its outputs from the DVC cache.
 
-In: a commit. Out: its files, staged, every one hashed. Whatever a commit holds, only what is listed here is written or
-removed: DATA, RESULTS, and outputs of today's dvc.yaml below OUTPUTS. Code, workflows and dvc.yaml stay as they are.
-Everything is looked up before a file is touched. A rollback that is killed leaves files of the old and of the new
-version, which its note in .git names; the next one, to whatever version, takes it from there.
+In: a commit. Out: its files, staged, every one hashed. Whatever a commit holds, nothing is written or removed but DATA,
+RESULTS, and outputs of today's dvc.yaml below OUTPUTS. Everything is looked up before a file is touched. A killed
+rollback leaves files of both versions, which its note in .git names; the next one, to any version, goes on from there.
 """
 
 import shlex
@@ -55,25 +54,20 @@ class Goal:
     made_by: dict[str, str]
 
 
-# What the commit holds
-
-
 def goal_of(commit: str, data_only: bool) -> Goal:
     """What `commit` recorded. Raises InputError where its record is of something else, or its files reach elsewhere."""
-    if not data_only and (reason := out_of_step(commit)):
-        raise InputError(f"{LOCK} of {reason}. --data-only takes the data, `dvc repro` then makes the rest")
     stages = {}
     if not data_only:
-        contents = (history.read(commit, path) or b"{}" for path in (record.PIPELINE, record.PARAMS))
-        declared = record.pipeline(*contents)
+        refuse_out_of_step(commit)
+        declared = record.pipeline(*(history.read(commit, path) or b"{}" for path in (record.PIPELINE, record.PARAMS)))
         stages = {name: ran for name, ran in history.lock(commit).items() if name in declared}
     cached, plain = todays_outs()
     roots = (*DATA, *(() if data_only else (*RESULTS, *plain)))
     files = {path: oid for path, oid in history.files(commit, *roots).items() if not within(path, record.APART)}
-    if not any(within(path, [RAW]) for path in files):
+    present = {root for root in roots for path in files if within(path, [root])}
+    if RAW not in present:
         raise InputError(f"{short(commit)} has no {RAW} in Git")
-    brought = {root for earlier in noted() for root in roots if history.files(earlier, root)}
-    lacking = [root for root in roots if root in brought and not any(within(path, [root]) for path in files)]
+    lacking = {root for earlier in noted() for root in roots if root not in present and history.files(earlier, root)}
     files |= history.files("HEAD", *lacking) if lacking else {}  # in place of what an earlier rollback wrote
     history.blobs(files.values())  # an object that Git can't read shows now, not half-way
     for path in files:
@@ -82,16 +76,16 @@ def goal_of(commit: str, data_only: bool) -> Goal:
     made_by = {path: name for name, stage in stages.items() for path in stage.outs}
     own = {path: md5 for path, md5 in recorded.items() if cached.get(path) == made_by[path]}
     outs = own | history.pointers(commit, RAW, TEST) | (history.pointers("HEAD", TEST) if TEST in lacking else {})
-    held = tuple(root for root in roots if root in lacking or any(within(path, [root]) for path in files))
+    held = tuple(root for root in roots if root in present | lacking)
     return Goal(commit, held, files, outs, sorted(recorded.keys() - outs.keys()), made_by)
 
 
-def out_of_step(commit: str) -> str:
-    """Why a commit can't be gone back to. Code may have changed since the run; data, params and results may not."""
+def refuse_out_of_step(commit: str) -> None:
+    """Raise InputError where data, params or results changed since the run; code may have."""
     for problem in record.problems(commit):
         if within(problem.file.split(":")[0], (*DATA, *RESULTS, *OUTPUTS)):
-            return f"{short(commit)} is out of step: {printable(problem.file)}: {problem.reason}"
-    return ""
+            reason = f"{short(commit)} is out of step: {printable(problem.file)}: {problem.reason}"
+            raise InputError(f"{LOCK} of {reason}. --data-only takes the data, `dvc repro` then makes the rest")
 
 
 def todays_pipeline() -> dict[str, record.Declared]:
@@ -101,12 +95,10 @@ def todays_pipeline() -> dict[str, record.Declared]:
 
 def todays_outs() -> tuple[dict[str, str], list[str]]:
     """The outputs of today's dvc.yaml that a rollback may write: those in DVC's cache, and those in Git."""
-    today = todays_pipeline()
-    outs = {out: cached for stage in today.values() for out, cached in stage.outs.items()}
-    maker = {out: name for name, stage in today.items() for out in stage.outs}
-    apart = [out for out in outs if within(out, OUTPUTS) and not within(out, DATA)]
+    made = {out: (name, cached) for name, stage in todays_pipeline().items() for out, cached in stage.outs.items()}
+    apart = [out for out in made if within(out, OUTPUTS) and not within(out, DATA)]
     apart = [out for out in apart if not any(within(root, [out]) for root in DATA)]
-    return {out: maker[out] for out in apart if outs[out]}, [out for out in apart if not outs[out]]
+    return {out: made[out][0] for out in apart if made[out][1]}, [out for out in apart if not made[out][1]]
 
 
 def lacking_params(commit: str) -> list[str]:
@@ -117,15 +109,11 @@ def lacking_params(commit: str) -> list[str]:
 
 def refuse_name(path: str) -> None:
     """Raise InputError for a file that would steer Git or DVC, or that they could not name."""
-    name = PurePosixPath(path).name
-    folders, own = PurePosixPath(path).parts[:-1], name.startswith(".") and name != ".gitignore"
-    hidden = own or any(part.startswith(".") for part in folders)
+    *folders, name = PurePosixPath(path).parts
+    hidden = any(part.startswith(".") for part in folders) or (name.startswith(".") and name != ".gitignore")
     points = name.endswith(".dvc") and not within(path, [RAW, TEST])
     if not path.isprintable() or hidden or points or (name in STEERS and path != LOCK):
         raise InputError(f"{printable(path)} is no file of a data version: a rollback does not write it")
-
-
-# What is there now, and what would be lost
 
 
 def refuse_links(paths: Iterable[str]) -> None:
@@ -165,7 +153,7 @@ def refuse_lost(goal: Goal, pointed: set[str]) -> None:
     here = [place.as_posix() for place in places if place.is_symlink() or place.is_file()]
     here = [path for path in here if not within(path, apart)]
     refuse_links({*here, *goal.files, *(str(PurePosixPath(out).parent) for out in (*goal.outs, *pointed))})
-    now = dict(zip(here, history.blob_ids(here), strict=True))
+    now = history.blob_ids(here)
     now |= {path: head.split()[1] for path, head in history.sparse().items() if within(path, goal.roots)}
     index, versions = history.files(git("write-tree").decode().strip(), *goal.roots), known(goal)
     staged = {path for path in history.listed("ls-files", "-z", "--", *goal.roots) if not within(path, record.APART)}
@@ -204,22 +192,16 @@ def plan(repo: Any, goal: Goal, rev: str, allow_missing: bool) -> tuple[Goal, se
         again = f"To make it again: python -m tools.rollback {rev} --allow-missing && dvc repro {stages}"
         advice = [again if stages else "It was added with `dvc add`: only a remote can have it."]
         if stages and (lacks := lacking_params(goal.commit)):
-            advice.append(
-                f"The params.yaml of {short(goal.commit)} lacks {', '.join(lacks)}. If dvc repro stops there, only"
-            )
-            advice.append("the code of that time can make it (git worktree add).")
+            lack = f"The params.yaml of {short(goal.commit)} lacks {', '.join(lacks)}. If dvc repro stops there, only"
+            advice += [lack, "the code of that time can make it (git worktree add)."]
         lines = [f"  {finding}" for finding in findings]
         raise MissingError("neither cache nor remote has it, nothing was restored:", *lines, *advice)
     away = set(wrong) | (pointed - goal.outs.keys())
-    plain = [out for out in away if Path(out).is_file() and not Path(out).is_symlink()]
-    ids = dict(zip(plain, history.blob_ids(plain), strict=True))
+    ids = history.blob_ids([out for out in away if Path(out).is_file() and not Path(out).is_symlink()])
     versions = known(goal)
     in_git = {out for out, oid in ids.items() if oid in {held.get(out) for held in versions}}
     dvc_cache.refuse_unsaved(away - in_git, store)
     return replace(goal, outs={out: md5 for out, md5 in goal.outs.items() if out not in missing}), away
-
-
-# Going back
 
 
 def stage(goal: Goal) -> set[str]:
@@ -268,8 +250,7 @@ def put(path: Path, content: bytes, part: Path) -> None:
 
 def verify(goal: Goal) -> None:
     """Hash every restored file, as Git or as DVC does."""
-    hashes = dict(zip(goal.files, history.blob_ids(goal.files), strict=True))
-    hashes |= {out: dvc_cache.md5_of(Path(out)) for out in goal.outs}
+    hashes = history.blob_ids(goal.files) | {out: dvc_cache.md5_of(Path(out)) for out in goal.outs}
     expected = (goal.files | goal.outs).items()
     if wrong := [Finding(path, path, md5, hashes[path]) for path, md5 in expected if md5 != hashes[path]]:
         raise AlteredError("not restored, though the cache was sound:", *(f"  {finding}" for finding in wrong))
@@ -325,8 +306,7 @@ def report(goal: Goal, data_only: bool, again: list[str]) -> Iterator[str]:
     if goal.forgotten:
         named = ", ".join(map(printable, goal.forgotten))
         yield f"Left out, as today's dvc.yaml has no such output of the same stage: {named}"
-    held = {*goal.outs, *goal.forgotten}
-    stale = sorted(out for out in todays_outs()[0] if out not in held and Path(out).exists())
+    stale = sorted(out for out in todays_outs()[0].keys() - {*goal.outs, *goal.forgotten} if Path(out).exists())
     if stale and not data_only:
         yield f"Not of this version, which has no record of them: {', '.join(stale)}"
     if again:
