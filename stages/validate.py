@@ -19,18 +19,8 @@ from typing import Any, Literal
 
 import click
 
-from stages.checklist import (
-    clean,
-    complete,
-    consistent,
-    correct,
-    labelling,
-    page,
-    representative,
-    safe,
-    usage,
-    verdicts,
-)
+from stages.checklist import clean, consistent, correct, labelling, page, representative, safe, usage, verdicts
+from stages.checklist.complete import SchemaValue, schema_values
 from stages.checklist.row import Table, Tables, flag, sound
 from stages.checklist.verdicts import Verdict
 from stages.core import cli, params
@@ -54,9 +44,8 @@ class Params:
     def __post_init__(self) -> None:
         from phonenumbers import SUPPORTED_REGIONS
 
-        if unknown := set(self.flag_only) - set(verdicts.FLAGGABLE):
-            named = ", ".join(sorted(unknown))
-            raise ValueError(f"flag_only: no check is called, or must refuse: {named}")
+        if wrong := ", ".join(sorted(set(self.flag_only) - set(verdicts.FLAGGABLE))):
+            raise ValueError(f"flag_only can't have {wrong}: not a check, or one that must refuse")
         if self.phone_region not in SUPPORTED_REGIONS:
             raise ValueError(f"phone_region: no such region: {self.phone_region!r}")
 
@@ -87,7 +76,7 @@ def read_table(folder: Path, rules: contract.Contract) -> Table:
     return [correct.check_row(row, rules) for row in read]
 
 
-def check(tables: Tables, values: list[complete.SchemaValue], task: labelling.Labelling, settings: Params) -> None:
+def check(tables: Tables, values: list[SchemaValue], task: labelling.Labelling, settings: Params) -> None:
     """Fill in the reasons of all row checks.
 
     Checks that compare rows come last and leave out what is refused already, so that one defect fails one check.
@@ -184,7 +173,7 @@ def main(
     task = labelling.load(rules)
     agreed = contract.load(schema, params.load("contract", contract.Params).discriminator)
     tables = {split: read_table(folder, agreed) for split, folder in (("train", raw), ("test", test))}
-    values = complete.schema_values(agreed)
+    values = schema_values(agreed)
     check(tables, values, task, settings)
     judged = verdicts.judge(tables, values, settings.templated, suites)
     # What is recorded is a function of what is committed; real requests are not, and are only shown.

@@ -163,22 +163,24 @@ def test_the_counts_are_those_of_the_files(here: Path, base: Path, tokenizer: An
 
 
 @pytest.mark.parametrize(
-    ("change", "refused", "problem"),
+    ("change", "refused", "limit", "problem"),
     [
-        ({}, 1, ""),
-        ({}, 2, "2 of 11 training examples are too long"),
-        ({"train": [shot("list", n) for n in range(10, 80)], "valid": [shot("list", 8)]}, 29, ""),
-        ({"valid": []}, 0, "no examples for valid; there are few rows: raise build.valid_share"),
-        ({"shots": []}, 0, "no examples for few_shot"),
-        ({"test": [shot("list", 3)]}, 0, "id 'list3' occurs twice, in train and test; ids differ"),
+        ({}, 1, 0.1, ""),
+        ({}, 2, 0.1, "2 of 11 training examples are too long"),
+        ({"train": [shot("list", n) for n in range(10, 80)], "valid": [shot("list", 8)]}, 29, 0.29, ""),
+        ({"valid": []}, 0, 0.1, "no examples for valid; there are few rows: raise build.valid_share"),
+        ({"shots": []}, 0, 0.1, "no examples for few_shot"),
+        ({"test": [shot("list", 3)]}, 0, 0.1, "id 'list3' occurs twice, in train and test; ids differ"),
     ],
 )
-def test_a_result_that_is_not_what_it_says_is_refused(change: dict[str, Any], refused: int, problem: str) -> None:
+def test_a_result_that_is_not_what_it_says_is_refused(
+    change: dict[str, Any], refused: int, limit: float, problem: str
+) -> None:
     parts = {"train": [shot("list", n) for n in range(8)], "valid": [shot("list", 8)], "test": [shot("list", 9)]}
     parts |= {"shots": parts["train"]} | change
     shots = parts.pop("shots")
     with pytest.raises(click.ClickException, match=problem) if problem else nullcontext():
-        build.check_result(parts, shots, refused, 0.29 if refused == 29 else 0.1)
+        build.check_result(parts, shots, refused, limit)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +189,7 @@ def test_a_result_that_is_not_what_it_says_is_refused(change: dict[str, Any], re
 )
 def test_what_every_prompt_begins_with_is_not_trained_on_twice(own: str, left: list[str]) -> None:
     turns = [{"role": "system", "content": own}, *row("a", "x").turns]
-    rest = build.without("Be kind.", turns)
+    rest = chat.without("Be kind.", turns)
     assert [turn["content"] for turn in rest if turn["role"] == "system"] == left
     assert rest[-2:] == row("a", "x").turns
 

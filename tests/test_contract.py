@@ -8,6 +8,7 @@ import pytest
 from conftest import SCHEMA
 
 from stages.core import strict_json
+from stages.core.cli import InputError
 from stages.data import contract
 
 TASK_API = contract.load(SCHEMA)
@@ -96,19 +97,19 @@ def test_discriminator_of_other_schemas(tmp_path: Path) -> None:
     assert load(tmp_path, root).kinds == ("x",)
     assert load(tmp_path, enum, "note").discriminator == "note"
     assert load(tmp_path, {"allOf": [enum]}, "intent").discriminator == "intent"
-    with pytest.raises(contract.ContractError, match=r"schema\.json: nothing is called 'intend'"):
+    with pytest.raises(InputError, match=r"schema\.json: nothing is called 'intend'"):
         load(tmp_path, enum, "intend")
 
 
 @pytest.mark.parametrize("schema", ["[]", "{", '{"type": "nonsense"}', '{"a": 1, "a": 2}'])
 def test_a_bad_schema_is_refused_by_name(tmp_path: Path, schema: str) -> None:
-    with pytest.raises(contract.ContractError, match=r"^[^ ]*schema\.json: (?!.*schema\.json)"):
+    with pytest.raises(InputError, match=r"^[^ ]*schema\.json: (?!.*schema\.json)"):
         load(tmp_path, schema)
 
 
 def test_a_schema_that_refers_to_itself_is_refused(tmp_path: Path) -> None:
     rules = load(tmp_path, {"$ref": "#"})
-    with pytest.raises(contract.ContractError, match="itself"):
+    with pytest.raises(InputError, match="itself"):
         rules.error({})
 
 
@@ -117,7 +118,7 @@ def test_remote_references_are_not_fetched(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: pytest.fail("the network was asked"))
     rules = load(tmp_path, {"$ref": "http://127.0.0.1:9/schema.json"})
-    with pytest.raises(contract.ContractError, match=r"127\.0\.0\.1"):
+    with pytest.raises(InputError, match=r"127\.0\.0\.1"):
         rules.error({})
 
 

@@ -70,6 +70,16 @@ def test_ids_input_and_unknown_fields(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("completion", "ignored"),
+    [([TOLD | {"note": "x"}], ("note of a turn",)), ([{"from": "x", "to": "y"}], ()), ([TOLD, {"to": "y"}], ())],
+)
+def test_a_completion_is_turns_where_all_of_it_has_roles(tmp_path: Path, completion: object, ignored: object) -> None:
+    row = read_one(tmp_path, {"prompt": "a", "completion": completion})
+    answer = ANSWER if ignored else json.dumps(completion, separators=(",", ":"))
+    assert (row.reason, row.turns[-1]["content"], row.ignored) == ("", answer, ignored)
+
+
+@pytest.mark.parametrize(
     ("value", "reason"),
     [
         ({"instruction": "a"}, "'output' is missing"),

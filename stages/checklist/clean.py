@@ -111,12 +111,12 @@ class Known:
     def candidates(self, text: str) -> dict[str, str]:
         """Texts to compare with, in the order in which they came, each with its place."""
         first, most = self.first(text)
+        if not first:
+            return dict(self.texts)
         lengths = range(len(text) - most, len(text) + most + 1)
         sizes = [self.having[gram] for gram in first if gram in self.having]
         alike = (size[length] for size in sizes for length in lengths if length in size)
-        return (
-            dict(self.texts[number] for number in sorted({*self.short, *chain(*alike)})) if first else dict(self.texts)
-        )
+        return dict(self.texts[number] for number in sorted({*self.short, *chain(*alike)}))
 
 
 def grams(text: str) -> set[str]:

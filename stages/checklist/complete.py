@@ -1,11 +1,11 @@
 """Complete: every kind of answer, every value that the schema lists and every default has enough rows."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from stages.checklist.row import Example, Table, sound
+from stages.checklist.row import Table, sound
 from stages.core import strict_json
 from stages.data import contract
 
@@ -23,10 +23,8 @@ class SchemaValue:
     def __str__(self) -> str:
         return f"{self.kind and self.kind + ': '}{'.'.join(self.path)} = {strict_json.compact(self.value)}"
 
-    def is_in(self, example: Example) -> bool:
-        if self.kind and example.kind != self.kind:
-            return False
-        value: Any = example.answer
+    def is_in(self, value: Any) -> bool:
+        """Whether an answer of the kind has it."""
         for name in self.path:
             if not isinstance(value, dict) or name not in value:
                 return False
@@ -77,11 +75,11 @@ def _values(root: Any, schema: Any, path: Path = (), above: tuple[str, ...] = ()
 
 def coverage(table: Table, values: list[SchemaValue]) -> list[tuple[float, str]]:
     """For each value the number of sound rows that have it in an answer."""
-    of_kind: dict[str, list[int]] = {}
+    of_kind: dict[str, list[int]] = defaultdict(list)
     for number, value in enumerate(values):
-        of_kind.setdefault(value.kind, []).append(number)
+        of_kind[value.kind].append(number)
     rows = Counter[int]()
     for row in sound(table):
-        listed = [(n, e) for e in row.examples for kind in {e.kind, ""} for n in of_kind.get(kind, ())]
-        rows.update({n for n, example in listed if values[n].is_in(example)})
+        listed = ((n, e.answer) for e in row.examples for kind in {e.kind, ""} for n in of_kind[kind])
+        rows.update({n for n, answer in listed if values[n].is_in(answer)})
     return [(rows[number], str(value)) for number, value in enumerate(values)]

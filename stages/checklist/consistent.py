@@ -6,6 +6,8 @@ from typing import Any
 
 from stages.checklist.row import Table
 
+TYPES = {dict: "object", list: "array", str: "string", bool: "boolean", int: "number", float: "number"}
+
 
 def fields(answer: Any, path: str = "") -> list[tuple[str, str]]:
     """The fields of an answer in the order in which they stand, with the type of each."""
@@ -14,13 +16,8 @@ def fields(answer: Any, path: str = "") -> list[tuple[str, str]]:
     found = []
     for name, value in answer.items():
         here = f"{path}.{name}" if path else name
-        found += [(here, type_name(value)), *fields(value, here)]
+        found += [(here, TYPES.get(type(value), "null")), *fields(value, here)]
     return found
-
-
-def type_name(value: Any) -> str:
-    names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "number", float: "number"}
-    return names.get(type(value), "null")
 
 
 def check_order(table: Table) -> None:
@@ -66,6 +63,5 @@ def check_conflicts(table: Table) -> None:
             answers.setdefault(example.prompt, {}).setdefault(example.key, checked.where)
     for checked in compared:
         for example in checked.examples:
-            others = [where for other, where in answers[example.prompt].items() if other != example.key]
-            if others:
+            if others := [where for other, where in answers[example.prompt].items() if other != example.key]:
                 checked.reasons["conflict"] = f"same request, other answer at {others[0]}"

@@ -64,14 +64,11 @@ def load(file: Path) -> Labelling:
 
     Raises InputError naming file and entry.
     """
-    if not file.is_file() or not file.read_bytes().strip():
-        return Labelling()
-    sections = yaml12.parse(cli.read_text(file), str(file))
+    blank = not file.is_file() or not file.read_bytes().strip()
+    sections = {} if blank else yaml12.parse(cli.read_text(file), str(file))
     if unknown := sections.keys() - {"copied_fields", "labelling"}:
         raise cli.InputError(f"{file}: unknown section: {', '.join(sorted(map(str, unknown)))}")
-    if "labelling" not in sections:
-        return Labelling()
-    return params.load("labelling", Labelling, file)
+    return params.load("labelling", Labelling, file) if "labelling" in sections else Labelling()
 
 
 def is_quoted(value: str, request: str) -> bool:

@@ -4,6 +4,7 @@ Each figure is a distance between the sound rows of the two splits, from 0 (alik
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from typing import Any
 
 from stages.checklist.clean import near
@@ -15,8 +16,7 @@ def check_leaks(train: Table, test: Table) -> None:
     """Refuse training rows with a test request, whatever system prompt either has."""
     requests = {example.dialogue: checked.where for checked in test for example in checked.examples}
     for checked in train:
-        leaks = [requests[example.dialogue] for example in checked.examples if example.dialogue in requests]
-        if leaks:
+        if leaks := [requests[example.dialogue] for example in checked.examples if example.dialogue in requests]:
             checked.reasons["leak"] = f"same request as the test row {leaks[0]} (system turns don't count)"
 
 
@@ -57,8 +57,13 @@ def length(train: list[Example], test: list[Example]) -> tuple[float, str]:
 
 
 def unseen(train: list[Example], test: list[Example]) -> tuple[float, str]:
-    """Share of the words of the test requests, repeated ones counted again, that no training request has."""
-    known = {word for example in train for word in example.request.split()}
-    words = [word for example in test for word in example.request.split()]
-    new = [word for word in words if word not in known]
-    return len(new) / max(len(words), 1), ", ".join(word for word, _ in Counter(new).most_common(5))
+    """Share of the words of the test requests that no training request has."""
+    return new([example.request for example in test], [example.request for example in train], str.split, shown=5)
+
+
+def new(asked: list[str], known: list[str], parts: Callable[[str], list[str]], shown: int) -> tuple[float, str]:
+    """Share of the parts of `asked`, repeated ones counted again, that nothing known has, and the most frequent."""
+    seen = {part for request in known for part in parts(request)}
+    used = [part for request in asked for part in parts(request)]
+    missing = [part for part in used if part not in seen]
+    return len(missing) / max(len(used), 1), ", ".join(part for part, _ in Counter(missing).most_common(shown))

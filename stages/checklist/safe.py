@@ -47,18 +47,10 @@ def secret(content: str) -> str:
 def secret_pattern(content: str) -> str:
     if PASSWORD.search(content) or PREFIXED.search(content):
         return "Password or key"
-    lines = content.split("\n")
-    if not any(regex.search(line) for line in lines for regex in expressions()):  # of most rows, and quickly
-        return ""
-    patterns, _ = detectors()
-    return next((str(d.secret_type) for d in patterns for line in lines if any(d.analyze_string(line))), "")
-
-
-@cache
-def expressions() -> list[re.Pattern[str]]:
-    """Those that the detectors search for; what one finds they may still refuse."""
-    patterns, _ = detectors()
-    return [regex for detector in patterns for regex in detector.denylist]
+    lines, (patterns, _) = content.split("\n"), detectors()
+    # Few lines match, and searching is quick; of those that match a detector may refuse some.
+    alike = ((d, line) for d in patterns for line in lines if any(regex.search(line) for regex in d.denylist))
+    return next((str(d.secret_type) for d, line in alike if any(d.analyze_string(line))), "")
 
 
 @cache

@@ -4,10 +4,10 @@ In: a folder of unlabelled requests. It is private: Git leaves it out, and its f
 only, never into a file. docs/data-checklist.md explains the figures and where their limits come from.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
+from stages.checklist.representative import new
 from stages.checklist.row import Tables, sound_examples
 from stages.checklist.verdicts import NOT_MEASURED, Verdict, judge_numbers
 from stages.core import text
@@ -74,8 +74,8 @@ def shares(usage: list[str], tables: Tables) -> dict[str, tuple[float, str]]:
     return {
         "far_from_train": far(usage[::step], train),
         "far_from_test": far(usage[::step], test),
-        "openings": new(usage, train, lambda request: [" ".join(request.split()[:2])]),
-        "content_words": new(usage, train, content_words),
+        "openings": new(usage, train, lambda request: [" ".join(request.split()[:2])], shown=10),
+        "content_words": new(usage, train, content_words, shown=10),
     }
 
 
@@ -94,14 +94,6 @@ def far(usage: list[str], known: list[str]) -> tuple[float, str]:
     farthest = sorted(zip(distances[:, 0].tolist(), usage, strict=True), reverse=True)
     count = sum(distance > 1 - FAR for distance, _ in farthest)
     return count / len(usage), " | ".join(request for _, request in farthest[: min(count, 5)])
-
-
-def new(usage: list[str], known: list[str], parts: Callable[[str], list[str]]) -> tuple[float, str]:
-    """Share of the parts of usage, repeated ones counted again, that no known request has, and the most frequent."""
-    seen = {part for request in known for part in parts(request)}
-    used = [part for request in usage for part in parts(request)]
-    missing = [part for part in used if part not in seen]
-    return len(missing) / max(len(used), 1), ", ".join(part for part, _ in Counter(missing).most_common(10))
 
 
 def content_words(request: str) -> list[str]:

@@ -6,7 +6,6 @@ requests that they put to the model. data/behaviour/README.md shows each kind.
 """
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,23 +41,22 @@ def read(folder: Path, rules: contract.Contract) -> list[Case]:
             raise InputError(f"{file}: a name that begins with {', '.join(f'{name}-' for name in KINDS)} is expected")
         for row in rows.read(file):
             try:
-                tests += _minimum(row, file.stem, rules) if kind == "minimum" else [_paired(row, file.stem, kind)]
+                if kind == "minimum":
+                    made = of_row(row, rules, file.stem)
+                    tests += [Case(example.id, file.stem, kind, (example,), {}) for example in made]
+                else:
+                    tests.append(_paired(row, file.stem, kind))
             except InputError as error:
                 problems.append(f"{file}:{row.line}: {error.message}")
     counts = Counter(example.id for test in tests for example in test.examples)
     problems += [f"{folder}: id {name!r} occurs {count} times" for name, count in counts.items() if count > 1]
     if problems:
-        more = [f"... and {len(problems) - SHOWN} more"] * (len(problems) > SHOWN)
-        foreign = [f"{folder}: are these tests of another task? Delete its *.jsonl files then, all of them"] * (
-            not tests
-        )
-        raise InputError(*problems[:SHOWN], *more, *foreign)
+        if len(problems) > SHOWN:
+            problems[SHOWN:] = [f"... and {len(problems) - SHOWN} more"]
+        if not tests:
+            problems.append(f"{folder}: are these tests of another task? Delete its *.jsonl files then, all of them")
+        raise InputError(*problems)
     return tests
-
-
-def _minimum(row: rows.Row, capability: str, rules: contract.Contract) -> Iterator[Case]:
-    for example in of_row(row, rules, capability):
-        yield Case(example.id, capability, "minimum", (example,), {})
 
 
 def _paired(row: rows.Row, capability: str, kind: str) -> Case:

@@ -15,10 +15,6 @@ END = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|(\$)")
 REFERS_TO_WHOLE = re.compile(r'"\$(?:ref":"(?!#/(?!(?:one|any|all)Of\b))|dynamicRef"|recursiveRef")')
 
 
-class ContractError(InputError):
-    """The schema file can't be used; the message says why."""
-
-
 @dataclass(frozen=True)
 class Params:
     """The section `contract` of params.yaml: what the schema alone can't tell."""
@@ -32,12 +28,12 @@ class Contract:
 
     validator: Any
     discriminator: str
-    kinds: tuple[str, ...]
+    kinds: tuple[str, ...]  # its values in the order of the schema
     by_kind: dict[str, Any]  # a validator without the alternatives that the discriminator rules out; '' holds none
     unchecked: tuple[str, ...]  # formats that it names and that no answer is held to
 
     def error(self, value: Any) -> str | None:
-        """Return why `value` breaks the contract, or None. Raises ContractError when the schema refers to nowhere."""
+        """Return why `value` breaks the contract, or None. Raises InputError where the schema refers to nowhere."""
         from jsonschema.exceptions import best_match
         from referencing.exceptions import Unresolvable
 
@@ -47,9 +43,9 @@ class Contract:
         except OverflowError:
             return "a number is too large to be checked"
         except RecursionError:
-            raise ContractError("the schema refers to itself without end") from None
+            raise InputError("the schema refers to itself without end") from None
         except Unresolvable as unresolved:
-            raise ContractError(f"the schema's reference {unresolved} can't be resolved; nothing is fetched") from None
+            raise InputError(f"the schema's reference {unresolved} can't be resolved; nothing is fetched") from None
         if error is None:
             return None
         where = "/".join(map(str, error.absolute_path))
@@ -78,25 +74,23 @@ def parse_answer(text: str) -> dict[str, Any]:
 def load(path: Path, discriminator: str | None = None) -> Contract:
     """Read a JSON Schema; find the discriminator unless `discriminator` names it.
 
-    Remote references are never fetched. Raises ContractError.
+    Remote references are never fetched. Raises InputError for a file that can't be used.
     """
     from jsonschema import Draft202012Validator, SchemaError
     from jsonschema.validators import extend, validator_for
     from referencing import Registry
 
+    schema = strict_json.read(path)
     try:
-        schema = strict_json.read(path)
         if not isinstance(schema, dict) or not isinstance(schema.get("$schema", ""), str):
-            raise ContractError(f"{path}: a JSON Schema object is expected")
+            raise InputError(f"{path}: a JSON Schema object is expected")
         cls = validator_for(schema, default=Draft202012Validator)
         cls.check_schema(schema)
-    except strict_json.JsonError as error:
-        raise ContractError(error.message) from error
     except SchemaError as error:
-        raise ContractError(f"{path}: not a valid JSON Schema: {error.message}") from error
+        raise InputError(f"{path}: not a valid JSON Schema: {error.message}") from error
     name = _discriminator(schema) if discriminator is None else discriminator
     if name and strict_json.compact(name) not in strict_json.compact(schema):
-        raise ContractError(f"{path}: nothing is called {name!r}, which contract.discriminator in params.yaml names")
+        raise InputError(f"{path}: nothing is called {name!r}, which contract.discriminator in params.yaml names")
     strict: Any = extend(cls, {"pattern": _pattern})  # type: ignore[no-untyped-call]
 
     # An explicit empty registry: jsonschema's default one would fetch remote references over the network. No '$schema':
@@ -108,7 +102,9 @@ def load(path: Path, discriminator: str | None = None) -> Contract:
     by_kind = {kind: validator(rules) for kind, rules in _narrowed(schema, name).items()}
     formats = set(re.findall(r'"format":"([^"]*)"', strict_json.compact(schema)))
     unchecked = tuple(sorted(formats - set(cls.FORMAT_CHECKER.checkers)))
-    return Contract(validator(schema), name, _kinds(schema, name), by_kind, unchecked)
+    whole = followed(schema, schema)
+    kinds = [kind for part in (whole, *branches(schema, whole)) for kind in constants(schema, part, name)]
+    return Contract(validator(schema), name, tuple(dict.fromkeys(kinds)), by_kind, unchecked)
 
 
 def _pattern(_: Any, pattern: str, value: Any, __: Any) -> Iterator[Any]:
@@ -175,10 +171,3 @@ def _narrowed(root: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
         for found, branch in zip(kinds, root[word], strict=True)
         for kind in found
     }
-
-
-def _kinds(root: dict[str, Any], name: str) -> tuple[str, ...]:
-    """The discriminator's values in the order of the schema."""
-    schema = followed(root, root)
-    parts = [schema, *branches(root, schema)]
-    return tuple(dict.fromkeys(kind for part in parts for kind in constants(root, part, name)))

@@ -76,10 +76,10 @@ def _row(file: str, number: int, line: bytes) -> Row:
 
 def _unread(value: dict[str, Any]) -> set[str]:
     """Fields of the turns that are not read."""
-    turns = [turn for name in (*SHAPES, "completion") if isinstance(value.get(name), list) for turn in value[name]]
+    turns = [turn for name in SHAPES if isinstance(value.get(name), list) for turn in value[name]]
+    turns += value["completion"] if _has_roles(value.get("completion")) else []
     read_fields = {"role", "from", "content", "value", *MARKS, *UNSUPPORTED}
-    told = [turn for turn in turns if isinstance(turn, dict) and turn.keys() & {"role", "from"}]
-    return {f"{name} of a turn" for turn in told for name in turn.keys() - read_fields}
+    return {f"{name} of a turn" for turn in turns for name in turn.keys() - read_fields}
 
 
 def parse(row: Row) -> dict[str, Any]:
@@ -115,8 +115,7 @@ def _id(value: dict[str, Any]) -> str:
 
 def turns_of(value: dict[str, Any]) -> tuple[tuple[Turn, ...], set[str]]:
     """The turns of one row, and the names of the fields they came from. Raises InputError."""
-    extra = [name for name in UNSUPPORTED if value.get(name) not in (None, "", "[]", [], {})]
-    if extra:
+    if extra := [name for name in UNSUPPORTED if value.get(name) not in (None, "", "[]", [], {})]:
         raise InputError(f"field {extra[0]!r} is not supported")
     if value.get("label") is False or (value.get("label") == 0 and "prompt" in value):  # elsewhere 0 may be a class
         raise InputError("'label' is false or 0: an answer that is marked as bad is not for training")
@@ -128,14 +127,15 @@ def turns_of(value: dict[str, Any]) -> tuple[tuple[Turn, ...], set[str]]:
         raise InputError(f"two formats in one row: {' and '.join(map(repr, shapes))}")
     shape = shapes[0]
     if shape == "instruction":
-        turns, fields = _alpaca(value), {"instruction", "input", "output", "system"}
+        turns, fields = _alpaca(value), ["input", "output"]
     elif shape == "prompt":
-        turns, fields = [*_system(value), *_prompt_completion(value)], {"prompt", "completion", "system"}
+        turns, fields = _prompt_completion(value), ["completion"]
     else:
-        turns, fields = _messages(value[shape], shape), {shape, "system"}
-        turns = _system(value) + turns
+        turns, fields = _messages(value[shape], shape), []
+    if value.get("system"):
+        turns = [{"role": "system", "content": _text(value["system"], "system")}, *turns]
     _check_order(turns)
-    return tuple(turns), fields | set(UNSUPPORTED)
+    return tuple(turns), {shape, "system", *fields, *UNSUPPORTED}
 
 
 def _text(value: Any, name: str) -> str:
@@ -152,31 +152,29 @@ def _text(value: Any, name: str) -> str:
 
 def _answer(value: dict[str, Any], name: str) -> str:
     """An answer may be given as the object itself; it is written compactly then."""
-    if isinstance(value.get(name), (dict, list)):
-        return strict_json.compact(value[name])
-    return _text(value.get(name), name)
-
-
-def _system(value: dict[str, Any]) -> list[Turn]:
-    return [{"role": "system", "content": _text(value["system"], "system")}] if value.get("system") else []
+    answer = value.get(name)
+    return strict_json.compact(answer) if isinstance(answer, (dict, list)) else _text(answer, name)
 
 
 def _alpaca(value: dict[str, Any]) -> list[Turn]:
     request = _text(value.get("instruction"), "instruction")
     if value.get("input") not in (None, ""):
         request += "\n\n" + _text(value["input"], "input")
-    answer = _answer(value, "output")
-    return [*_system(value), {"role": "user", "content": request}, {"role": "assistant", "content": answer}]
+    return [{"role": "user", "content": request}, {"role": "assistant", "content": _answer(value, "output")}]
 
 
 def _prompt_completion(value: dict[str, Any]) -> list[Turn]:
     """Each side may be text or turns; a completion that is another list is an answer."""
-    prompt, completion = value["prompt"], value.get("completion")
+    prompt = value["prompt"]
     said = prompt if isinstance(prompt, list) else [{"role": "user", "content": _text(prompt, "prompt")}]
     before = _messages(said, "prompt")
-    if isinstance(completion, list) and completion and all(isinstance(t, dict) and "role" in t for t in completion):
-        return before + _messages(completion, "completion")
+    if _has_roles(value.get("completion")):
+        return before + _messages(value["completion"], "completion")
     return [*before, {"role": "assistant", "content": _answer(value, "completion")}]
+
+
+def _has_roles(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(turn, dict) and "role" in turn for turn in value)
 
 
 def _messages(value: Any, name: str) -> list[Turn]:
@@ -188,8 +186,7 @@ def _messages(value: Any, name: str) -> list[Turn]:
 def _turn(turn: Any, name: str) -> Turn:
     if not isinstance(turn, dict):
         raise InputError(f"{name} must be an object, not {type(turn).__name__}")
-    extra = [key for key in UNSUPPORTED if turn.get(key) not in (None, "", [], {})]
-    if extra:
+    if extra := [key for key in UNSUPPORTED if turn.get(key) not in (None, "", [], {})]:
         raise InputError(f"{name}: field {extra[0]!r} is not supported")
     said = turn.get("role", turn.get("from"))
     role = ROLES.get(said) if isinstance(said, str) else None
@@ -208,12 +205,11 @@ def _joined(content: Any, name: str) -> Any:
     """OpenAI also writes content as a list of parts; only text parts can be read."""
     if not isinstance(content, list):
         return content
-    texts = [
-        p.get("text", p.get("value")) if isinstance(p, dict) and p.get("type") == "text" else None for p in content
-    ]
-    if not texts or not all(isinstance(text, str) for text in texts):
+    parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
+    texts: list[Any] = [part.get("text", part.get("value")) for part in parts]
+    if not texts or len(texts) < len(content) or not all(isinstance(text, str) for text in texts):
         raise InputError(f"{name}: only text parts are supported")
-    return "".join(text for text in texts if text)
+    return "".join(texts)
 
 
 def _check_order(turns: list[Turn]) -> None:

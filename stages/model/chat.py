@@ -38,6 +38,18 @@ def with_prefix(prefix: list[Turn], turns: list[Turn]) -> list[Turn]:
     return [own, *prefix[1:], *rest]
 
 
+def without(told: str, turns: list[Turn]) -> list[Turn]:
+    """Drop the line `told` from a row's own system turn, which `with_prefix` puts there.
+
+    So the row is fit for a system that is told something else.
+    """
+    first, *rest = turns
+    if first["role"] != "system" or not f"{first['content']}\n".startswith(f"{told}\n"):
+        return turns
+    own = first["content"].removeprefix(told).removeprefix("\n")
+    return [first | {"content": own}, *rest] if own else rest
+
+
 def check_turns(place: str, turns: Any) -> list[Turn]:
     """The turns, if they are a list of objects with the texts role and content. Raises InputError naming the place."""
     if not isinstance(turns, list) or not all(
