@@ -16,74 +16,32 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from benchmarks import latency
+from benchmarks import latency, train_cpu
 from benchmarks import memory as shapes
+from benchmarks.memory import Shape
 from planning import memory
-from stages import merge, train
+from stages import train
 from stages.core import cli, params
 from stages.data import writing
-from stages.model import loading, prefix_sharing, quantised, results
+from stages.model import loading, quantised, results
 from stages.model.loading import Device
 from tools import plan
 
 LIBRARIES = (*train.LIBRARIES, "safetensors")
 BASE, CHAT = Path("models/base"), Path("data/chat")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A model's config; tokens of a row, those with a label; rows of a step, as TRL and transformers have it."""
-
-    config: dict[str, Any]
-    length: int
-    scored: int
-    steps: int = 6
-    rows: int = 8
-
-
+LLAMA_8B = shapes.config(shapes.LLAMA, 4096, 32, 32, 8, 14336, 128256)
+LLAMA_8B |= {"tie_word_embeddings": False, "max_position_embeddings": 8192}
 SHAPES = {
-    "8b": Shape(
-        shapes.config(shapes.LLAMA, 4096, 32, 32, 8, 14336, 128256)
-        | {"tie_word_embeddings": False, "max_position_embeddings": 8192},
-        2048,
-        512,
-    ),
-    "tiny": Shape(shapes.config(shapes.LLAMA, 64, 2, 2, 1, 128, 600), 32, 8, 3),
+    "8b": Shape(LLAMA_8B, 2048, 512, steps=6),
+    "tiny": Shape(shapes.config(shapes.LLAMA, 64, 2, 2, 1, 128, 600), 32, 8),
 }
-
-
-def save_base(shape: Shape, device: Device, folder: Path) -> None:
-    """A random model as a folder in bfloat16; the host holds one of its files."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.for_model(**shape.config)
-    with torch.device("meta"):
-        sizes = {name: tensor.shape for name, tensor in AutoModelForCausalLM.from_config(config).state_dict().items()}
-
-    def draw(name: str) -> Any:
-        empty = torch.empty(sizes[name], dtype=torch.bfloat16, device=device.name)
-        return empty.normal_(std=0.02) if empty.ndim > 1 else empty.fill_(1)
-
-    torch.manual_seed(0)
-    merge.save(config, "bfloat16", folder, draw)
-
-
-def rows_of(shape: Shape) -> Any:
-    """Rows that share nothing at the start: no prefix is computed once."""
-    from datasets import Dataset
-
-    given, answer = shape.length - shape.scored, list(range(3, 3 + shape.scored))
-    labels = [prefix_sharing.IGNORED] * given + answer
-    numbers = range(shape.rows * shape.steps)
-    return Dataset.from_list([{"input_ids": [3 + n] + [5] * (given - 1) + answer, "labels": labels} for n in numbers])
 
 
 def defaults(device: Device, scratch: Path) -> dict[str, Any]:
@@ -110,9 +68,8 @@ def lora() -> Any:
 
 def lockstep(shape: Shape, key: str, base: Path, scratch: Path) -> Any:
     """The stage's trainer, with the largest micro batch that the plan allows on the empty card."""
-    device, known, rows = loading.DEVICES[key], settings(shape, key), rows_of(shape)
-    args = train.arguments(known, device, scratch)
-    args.eval_strategy = "no"
+    device, known, rows = loading.DEVICES[key], settings(shape, key), shapes.rows_of(shape)
+    args = train_cpu.arguments(known, device, scratch)
     return train.make_trainer(quantised.for_training(base, device), shapes.tokenizer(), known, args, rows, rows)
 
 
@@ -121,8 +78,8 @@ def trl_defaults(shape: Shape, key: str, base: Path, scratch: Path) -> Any:
     from trl import SFTConfig, SFTTrainer
 
     config = SFTConfig(max_length=None, **defaults(loading.DEVICES[key], scratch))
-    model, rows, tokenizer = quantised.load(base, loading.DEVICES[key]), rows_of(shape), shapes.tokenizer()
-    return SFTTrainer(model, config, train_dataset=rows, processing_class=tokenizer, peft_config=lora())
+    model, rows = quantised.load(base, loading.DEVICES[key]), shapes.rows_of(shape)
+    return SFTTrainer(model, config, train_dataset=rows, processing_class=shapes.tokenizer(), peft_config=lora())
 
 
 def peft_plain(shape: Shape, key: str, base: Path, scratch: Path) -> Any:
@@ -133,14 +90,10 @@ def peft_plain(shape: Shape, key: str, base: Path, scratch: Path) -> Any:
     model = quantised.load(base, loading.DEVICES[key])
     adapted = get_peft_model(prepare_model_for_kbit_training(model), lora())
     args = TrainingArguments(**defaults(loading.DEVICES[key], scratch))
-    return Trainer(adapted, args, default_data_collator, rows_of(shape))
+    return Trainer(adapted, args, default_data_collator, shapes.rows_of(shape))
 
 
-SIDES: dict[str, Callable[[Shape, str, Any, Path], Any]] = {
-    "lockstep": lockstep,
-    "trl_defaults": trl_defaults,
-    "peft": peft_plain,
-}
+SIDES = {"lockstep": lockstep, "trl_defaults": trl_defaults, "peft": peft_plain}
 
 
 def run_of(shape: Shape, key: str, rows: int) -> memory.Run:
@@ -215,31 +168,26 @@ def attempt(side: str, shape: Shape, key: str, base: Path) -> dict[str, Any]:
 
 def end_to_end(scratch: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """train, merge and predict of models/base on data/chat, as processes; seconds, and what the stage itself timed."""
-    files = {name: str(scratch / name) for name in ("adapter", "merged", "metrics.json", "answers.jsonl")}
-    losses = [f"--train-loss={scratch / 'train.csv'}", f"--valid-loss={scratch / 'valid.csv'}"]
-    losses += [f"--row-losses={scratch / 'rows.csv'}"]
-    runs = ["--launch=stages/launch", f"--checkpoint-folder={scratch / 'checkpoints'}"]
-    data = [
-        f"--train={CHAT / 'train.jsonl'}",
-        f"--valid={CHAT / 'valid.jsonl'}",
-        f"--replay={CHAT / 'replay.jsonl'}",
-        f"--prefix={CHAT / 'prefix/tuned.json'}",
-    ]
-    made = [f"--base={BASE}", f"--out={files['adapter']}", f"--metrics={files['metrics.json']}"]
-    words = {
-        "train": [*data, *losses, *made, *runs],
-        "merge": [f"--base={BASE}", f"--adapter={files['adapter']}", f"--out={files['merged']}"],
-        "predict": [f"--model={files['merged']}", f"--rows={CHAT / 'test.jsonl'}", f"--out={files['answers.jsonl']}"],
+    adapter, merged = scratch / "adapter", scratch / "merged"
+    written = ("metrics", "train-loss", "valid-loss", "row-losses", "checkpoint-folder")
+    given = {
+        "train": {name: CHAT / f"{name}.jsonl" for name in ("train", "valid", "replay")}
+        | {"prefix": CHAT / "prefix/tuned.json", "base": BASE, "out": adapter, "launch": Path("stages/launch")}
+        | {name: scratch / name for name in written},
+        "merge": {"base": BASE, "adapter": adapter, "out": merged},
+        "predict": {"model": merged, "rows": CHAT / "test.jsonl"}
+        | {name: scratch / name for name in ("out", "answered")},
     }
-    words["predict"] += [f"--answered={scratch / 'answered'}"]
-    for stage, options in words.items():
+    for stage, options in given.items():
         timing, started = scratch / f"{stage}.json", time.monotonic()
-        timed = [] if stage == "merge" else [f"--timings={timing}"]
-        ran = subprocess.run([sys.executable, "-m", f"stages.{stage}", *options, *timed], stderr=subprocess.PIPE)
+        if stage != "merge":
+            options["timings"] = timing
+        words = [f"--{name}={path}" for name, path in options.items()]
+        ran = subprocess.run([sys.executable, "-m", f"stages.{stage}", *words], stderr=subprocess.PIPE)
         if ran.returncode:
             yield stage, {"error": ran.stderr.decode(errors="replace")[-2000:]}
             return
-        own = json.loads(timing.read_text(encoding="utf-8")) if timed else {}
+        own = json.loads(timing.read_text(encoding="utf-8")) if "timings" in options else {}
         yield stage, {"process_seconds": round(time.monotonic() - started, 1), **own}
 
 
@@ -256,7 +204,7 @@ def machine(key: str) -> dict[str, Any]:
     }
 
 
-@click.command(help=__doc__)
+@click.command(cls=cli.Command, help=__doc__)
 @click.option("--shape", "name", type=click.Choice(list(SHAPES)), default="8b", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="file for the figures; without it they are printed")
 def main(name: str, out: Path | None) -> None:
@@ -274,7 +222,7 @@ def main(name: str, out: Path | None) -> None:
             writing.write_json(out, found)
 
     with tempfile.TemporaryDirectory() as scratch:
-        save_base(shape, device, Path(scratch) / "base")
+        shapes.save_base(shape, device.name, Path(scratch) / "base")
         for each in keys:
             found["training"][each] = {}
             for side in SIDES:

@@ -107,10 +107,8 @@ def measure(requests: int, cold_requests: int, batch_size: int, limit: int, devi
     turns, systems = sample(CHAT / "test.jsonl", requests), {}
     for name, folder in (("zero_shot", BASE), ("few_shot", BASE), ("tuned", MERGED)):
         click.echo(f"latency: {name}", err=True)
-        model, tokenizer = (
-            loading.load_model(folder, device.generate_dtype, device.name),
-            loading.load_tokenizer(folder),
-        )
+        model = loading.load_model(folder, device.generate_dtype, device.name)
+        tokenizer = loading.load_tokenizer(folder)
         prefix = strict_json.read(CHAT / "prefix" / f"{name}.json") if folder == BASE else []
         prompts = [chat.prompt_ids(tokenizer, chat.with_prefix(prefix, row)) for row in turns]
         timed = alone(model, tokenizer, prompts, limit)
@@ -132,7 +130,7 @@ def table(systems: dict[str, Any]) -> list[str]:
     return lines
 
 
-@click.command(help=__doc__)
+@click.command(cls=cli.Command, help=__doc__)
 @click.option("--requests", default=72, show_default=True, type=click.IntRange(2), help="fewer leave p95 unbounded")
 @click.option("--cold-requests", default=4, show_default=True, type=click.IntRange(1), help="repeated without a cache")
 @click.option("--batch-size", default=16, show_default=True, type=click.IntRange(1), help="for the throughput")

@@ -11,10 +11,18 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
+
+from benchmarks import train_cpu
+from planning import memory
+from stages import merge, train
+from stages.core import cli, params
+from stages.model import loading, prefix_sharing, quantised, results
+from tools import plan
 
 LLAMA: dict[str, Any] = {"model_type": "llama", "tie_word_embeddings": True}
 QWEN: dict[str, Any] = {"model_type": "qwen2", "tie_word_embeddings": False}
@@ -25,23 +33,50 @@ def config(kind: dict[str, Any], *numbers: int) -> dict[str, Any]:
     return kind | dict(zip((*names, "vocab_size"), numbers, strict=True))
 
 
-# name: (config, rows in a micro batch, tokens of a row, scored tokens of a row)
+@dataclass(frozen=True)
+class Shape:
+    """A model's config; tokens of a row, those with a label; steps; rows of each, 8 as in TRL and transformers."""
+
+    config: dict[str, Any]
+    length: int
+    scored: int
+    steps: int = 3
+    rows: int = 8
+
+
 SHAPES = {
-    "the default model, its rows": (config(LLAMA, 576, 30, 9, 3, 1536, 49152), 8, 64, 24),
-    "the default model, long rows": (config(LLAMA, 576, 30, 9, 3, 1536, 49152), 8, 128, 24),
-    "wide, few layers": (config(LLAMA, 2048, 4, 32, 8, 8192, 32000), 8, 192, 32),
-    "Qwen2, large vocabulary": (config(QWEN, 896, 8, 14, 2, 4864, 151936), 4, 256, 32),
+    "the default model, its rows": Shape(config(LLAMA, 576, 30, 9, 3, 1536, 49152), 64, 24),
+    "the default model, long rows": Shape(config(LLAMA, 576, 30, 9, 3, 1536, 49152), 128, 24),
+    "wide, few layers": Shape(config(LLAMA, 2048, 4, 32, 8, 8192, 32000), 192, 32),
+    "Qwen2, large vocabulary": Shape(config(QWEN, 896, 8, 14, 2, 4864, 151936), 256, 32, rows=4),
 }
-STEPS = 3
 
 
-def save_model(facts: dict[str, Any], folder: Path) -> None:
+def save_base(shape: Shape, device: str, folder: Path) -> None:
+    """A random model as a folder in bfloat16; the host holds one of its files."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    config = AutoConfig.for_model(**shape.config)
+    with torch.device("meta"):
+        sizes = {name: tensor.shape for name, tensor in AutoModelForCausalLM.from_config(config).state_dict().items()}
+
+    def draw(name: str) -> Any:
+        empty = torch.empty(sizes[name], dtype=torch.bfloat16, device=device)
+        return empty.normal_(std=0.02) if empty.ndim > 1 else empty.fill_(1)
+
     torch.manual_seed(0)
-    known = AutoConfig.for_model(**facts)
-    AutoModelForCausalLM.from_config(known, dtype=torch.bfloat16).save_pretrained(folder)
+    merge.save(config, "bfloat16", folder, draw)
+
+
+def rows_of(shape: Shape) -> Any:
+    """Rows that share nothing at the start: no prefix is computed once."""
+    from datasets import Dataset
+
+    given, answer = shape.length - shape.scored, list(range(3, 3 + shape.scored))
+    labels = [prefix_sharing.IGNORED] * given + answer
+    numbers = range(shape.rows * shape.steps)
+    return Dataset.from_list([{"input_ids": [3 + n] + [5] * (given - 1) + answer, "labels": labels} for n in numbers])
 
 
 def tokenizer() -> Any:
@@ -55,39 +90,25 @@ def tokenizer() -> Any:
 
 def measure(name: str, wanted: str) -> dict[str, Any]:
     """Train one shape in this process; predicted and measured bytes."""
-    from dataclasses import replace
-
     import bitsandbytes  # noqa: F401  all that training imports is resident before the count begins
     import psutil
     import torch
-    from datasets import Dataset
     from trl import SFTTrainer  # noqa: F401
 
-    from planning import memory
-    from stages import train
-    from stages.core import params
-    from stages.model import loading, prefix_sharing, quantised, results
-    from tools import plan
-
-    facts, count, length, scored = SHAPES[name]
+    chosen = SHAPES[name]
     train.bound_caches()
-    device = loading.device(wanted)[1]
-    settings = replace(params.load("train", train.Params), epochs=1.0, batch_size=count, micro_batch_size=count)
-    answer, given = list(range(3, 3 + scored)), length - scored
-    prompts = [[number + 3] + [5] * (given - 1) for number in range(count * STEPS)]  # that share nothing
-    labels = [prefix_sharing.IGNORED] * given + answer
-    rows = Dataset.from_list([{"input_ids": prompt + answer, "labels": labels} for prompt in prompts])
+    device, known, count = loading.device(wanted)[1], params.load("train", train.Params), chosen.rows
+    settings = replace(known, epochs=1.0, batch_size=count, micro_batch_size=count)
+    rows = rows_of(chosen)
     with tempfile.TemporaryDirectory() as scratch:
         base = Path(scratch)
-        subprocess.run([sys.executable, "-m", "benchmarks.memory", "--save", name, "--out", scratch], check=True)
-        args = train.arguments(settings, device, base / "scratch")
-        args.eval_strategy = "no"
+        subprocess.run([sys.executable, "-m", "benchmarks.memory", "--shape", name, "--save", scratch], check=True)
+        args = train_cpu.arguments(settings, device, base / "scratch")
         before = psutil.Process().memory_info().rss if device.name == "cpu" else 0
         model = quantised.for_training(base, device)
         loaded = results.peak_memory(device) - before
-        trainer = train.make_trainer(model, tokenizer(), settings, args, rows, rows)
-        train.run(trainer)
-    shape, run = memory.shape_of(facts, name), plan.next_run(settings, device, list(rows))
+        train.run(train.make_trainer(model, tokenizer(), settings, args, rows, rows))
+    shape, run = memory.shape_of(chosen.config, name), plan.next_run(settings, device, list(rows))
     parts = memory.parts(shape, run)
     predicted, measured = sum(parts.values()), results.peak_memory(device) - before
     return {
@@ -103,27 +124,20 @@ def measure(name: str, wanted: str) -> dict[str, Any]:
     }
 
 
-@click.command(help=__doc__)
+@click.command(cls=cli.Command, help=__doc__)
 @click.option("--device", default="auto", show_default=True, help="row of the device table")
 @click.option("--shape", "name", type=click.Choice(list(SHAPES)), help="measure one shape only")
-@click.option("--save", type=click.Choice(list(SHAPES)), hidden=True)
-@click.option("--out", type=click.Path(path_type=Path), hidden=True)
-def main(device: str, name: str | None, save: str | None, out: Path | None) -> None:
-    if save and out:
-        save_model(SHAPES[save][0], out)
+@click.option("--save", type=click.Path(path_type=Path), hidden=True)
+def main(device: str, name: str | None, save: Path | None) -> None:
+    if name and save:
+        save_base(SHAPES[name], "cpu", save)
         return
     if name:
         click.echo(json.dumps(measure(name, device)))
         return
-    found = {}
-    for shape in SHAPES:
-        command = [sys.executable, "-m", "benchmarks.memory", "--device", device, "--shape", shape]
-        ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        found[shape] = json.loads(ran.stdout.strip().split("\n")[-1])
-    from benchmarks.train_cpu import machine
-
+    found = {shape: train_cpu.in_process("memory", device=device, shape=shape) for shape in SHAPES}
     worst = max(abs(shape["error"]) for shape in found.values())
-    click.echo(json.dumps({"shapes": found, "largest_error": worst, **machine(device)}, indent=2))
+    click.echo(json.dumps({"shapes": found, "largest_error": worst, **train_cpu.machine(device)}, indent=2))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +62,10 @@ class Load:
                     self.seen["differ"] += self.answers.setdefault(which, text) != text
 
     def ask(self, messages: list[dict[str, str]]) -> tuple[int, str]:
-        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
-        try:
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)) as link:
             link.request("POST", PATH, json.dumps({"messages": messages}), JSON)
             answer = link.getresponse()
             content = answer.read()
-        finally:
-            link.close()
         text = json.loads(content)["choices"][0]["message"]["content"] if answer.status == 200 else ""
         return answer.status, text
 
@@ -91,6 +88,11 @@ class Load:
         link.sendall(raw)
         return link
 
+    def exchange(self, raw: bytes) -> bytes:
+        """The beginning of the answer."""
+        with self.send(raw) as link:
+            return link.recv(64)
+
 
 def slow_loris(load: Load) -> bytes:
     """One byte of a header every half a second, until cut off."""
@@ -98,16 +100,9 @@ def slow_loris(load: Load) -> bytes:
         link.settimeout(0.5)
         while time.monotonic() < load.end:
             link.sendall(b"x")
-            try:
+            with suppress(TimeoutError):
                 return link.recv(64)
-            except TimeoutError:
-                pass
     return b""
-
-
-def huge_body(load: Load) -> bytes:
-    with load.send(head(length=10**9) + b"x" * 1000) as link:
-        return link.recv(64)
 
 
 def disconnecting(load: Load) -> bytes:
@@ -117,16 +112,6 @@ def disconnecting(load: Load) -> bytes:
     return b""
 
 
-def wrong_host(load: Load) -> bytes:
-    with load.send(head(host="evil.example")) as link:
-        return link.recv(64)
-
-
-def garbage(load: Load) -> bytes:
-    with load.send(bytes(range(256)) * 4 + b"\r\n\r\n") as link:
-        return link.recv(64)
-
-
 def head(host: str = "localhost", length: int = 0) -> bytes:
     lines = [f"POST {PATH} HTTP/1.1", f"Host: {host}", "Content-Type: application/json", f"Content-Length: {length}"]
     return "\r\n".join([*lines, "", ""]).encode()
@@ -134,10 +119,10 @@ def head(host: str = "localhost", length: int = 0) -> bytes:
 
 HOSTILE: dict[str, tuple[Callable[[Load], bytes], tuple[bytes, ...]]] = {
     "slow loris": (slow_loris, (b"", b"400", b"408")),
-    "huge body": (huge_body, (b"413",)),
+    "huge body": (lambda load: load.exchange(head(length=10**9) + b"x" * 1000), (b"413",)),
     "disconnecting": (disconnecting, (b"",)),
-    "wrong host": (wrong_host, (b"400",)),
-    "garbage": (garbage, (b"", b"400")),
+    "wrong host": (lambda load: load.exchange(head(host="evil.example")), (b"400",)),
+    "garbage": (lambda load: load.exchange(bytes(range(256)) * 4 + b"\r\n\r\n"), (b"", b"400")),
 }
 
 
@@ -145,7 +130,7 @@ def measure(port: int, prompts: list[list[dict[str, str]]], clients: int, second
     """What `clients` and one hostile client of each kind see; `most` bounds the requests of each."""
     load = Load(port, prompts, seconds, most)
     threads = [threading.Thread(target=load.client, args=[number * most]) for number in range(clients)]
-    threads += [threading.Thread(target=load.hostile, args=[name, *HOSTILE[name]]) for name in HOSTILE]
+    threads += [threading.Thread(target=load.hostile, args=[name, *attack]) for name, attack in HOSTILE.items()]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -186,14 +171,12 @@ def served(model: Path) -> Iterator[int]:
 
 
 def healthy(port: int) -> bool:
-    link = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
-    try:
-        link.request("GET", "/health")
-        return link.getresponse().status == 200
-    except OSError:
-        return False
-    finally:
-        link.close()
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)) as link:
+        try:
+            link.request("GET", "/health")
+            return link.getresponse().status == 200
+        except OSError:
+            return False
 
 
 @click.command(cls=cli.Command, help=__doc__)
@@ -205,9 +188,8 @@ def healthy(port: int) -> bool:
 @cli.path_option("--out", "file for the figures", required=False)
 def main(model: Path, rows: Path, clients: int, seconds: float, most: int, out: Path | None) -> None:
     key, _ = loading.device(params.load("compute", loading.Params).device)
-    made = provenance.computed_from(
-        model / "made_from.json", ("torch", "transformers", "uvicorn", "starlette"), test=rows
-    )
+    libraries = ("torch", "transformers", "uvicorn", "starlette")
+    made = provenance.computed_from(model / "made_from.json", libraries, test=rows)
     prompts = latency.sample(rows, most)
     with served(model) as port:
         result = measure(port, prompts, clients, seconds, most)

@@ -14,15 +14,21 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import click
 
-SIDES = ("trl_defaults", "lockstep")
+from stages import train
+from stages.core import cli, params, strict_json
+from stages.model import encoding, loading, quantised
+
+BASE, CHAT = Path("models/base"), Path("data/chat")
 
 
-def defaults_trainer(rows: list[dict[str, Any]], base: Path, scratch: Path, _: str) -> Any:
+def defaults_trainer(rows: list[dict[str, Any]], scratch: Path, _: str) -> Any:
     """SFTTrainer as its documentation shows it: a 4-bit model, rows, a LoRA; nothing else is set."""
     import torch
     from datasets import Dataset
@@ -30,62 +36,48 @@ def defaults_trainer(rows: list[dict[str, Any]], base: Path, scratch: Path, _: s
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from trl import SFTConfig, SFTTrainer
 
-    from stages.model import loading
-
     quantisation = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
-    model = AutoModelForCausalLM.from_pretrained(base, quantization_config=quantisation)
-    tokenizer = loading.load_tokenizer(base)
+    model = AutoModelForCausalLM.from_pretrained(BASE, quantization_config=quantisation)
     # use_cpu: without it SFTConfig's default bf16 is refused on a machine without a GPU.
     config = SFTConfig(output_dir=str(scratch), num_train_epochs=1, use_cpu=True, save_strategy="no", report_to="none")
     lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-    return SFTTrainer(
-        model=model,
-        args=config,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-        peft_config=lora,
-    )
+    data, tokenizer = Dataset.from_list(rows), loading.load_tokenizer(BASE)
+    return SFTTrainer(model, config, train_dataset=data, processing_class=tokenizer, peft_config=lora)
 
 
-def lockstep_trainer(rows: list[dict[str, Any]], base: Path, scratch: Path, wanted: str) -> Any:
-    """What stages/train.py does, with the settings of params.yaml and one epoch."""
-    from dataclasses import replace
-
-    from datasets import Dataset
-
-    from stages import train
-    from stages.core import params
-    from stages.model import loading, quantised
-
-    settings = replace(params.load("train", train.Params), epochs=1.0)
-    device = loading.device(wanted)[1]
+def arguments(settings: train.Params, device: loading.Device, scratch: Path) -> Any:
+    """Those of stages/train.py, without an evaluation."""
     args = train.arguments(settings, device, scratch)
     args.eval_strategy = "no"
-    data = Dataset.from_list(rows)
-    model, tokenizer = quantised.for_training(base, device), loading.load_tokenizer(base)
+    return args
+
+
+def lockstep_trainer(rows: list[dict[str, Any]], scratch: Path, wanted: str) -> Any:
+    """What stages/train.py does, with the settings of params.yaml and one epoch."""
+    from datasets import Dataset
+
+    settings, device = replace(params.load("train", train.Params), epochs=1.0), loading.device(wanted)[1]
+    args, data = arguments(settings, device, scratch), Dataset.from_list(rows)
+    model, tokenizer = quantised.for_training(BASE, device), loading.load_tokenizer(BASE)
     return train.make_trainer(model, tokenizer, settings, args, data, data)
 
 
-def measure(side: str, count: int, base: Path, file: Path, prefix: Path, wanted: str) -> dict[str, Any]:
-    """Train one side on the first `count` rows, encoded once for both."""
-    from stages import train
-    from stages.core import strict_json
-    from stages.model import encoding, loading
+SIDES = {"trl_defaults": defaults_trainer, "lockstep": lockstep_trainer}
 
-    tokenizer = loading.load_tokenizer(base)
-    turns = strict_json.read(prefix)
-    examples = list(strict_json.read_jsonl(file))[:count]
-    rows = [encoding.encode(tokenizer, turns, example) for example in examples]
+
+def measure(side: str, count: int, wanted: str) -> dict[str, Any]:
+    """Train one side on the first `count` rows, encoded once for both."""
+    tokenizer, prefix = loading.load_tokenizer(BASE), strict_json.read(CHAT / "prefix/tuned.json")
+    examples = islice(strict_json.read_jsonl(CHAT / "train.jsonl"), count)
+    rows = [encoding.encode(tokenizer, prefix, example) for example in examples]
     tokens = sum(len(row["input_ids"]) for row in rows)
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = {"trl_defaults": defaults_trainer, "lockstep": lockstep_trainer}[side](
-            rows, base, Path(scratch), wanted
-        )
+        trainer = SIDES[side](rows, Path(scratch), wanted)
         clock = train.Clock()
         train.run(trainer) if side == "lockstep" else trainer.train()
         wall, cpu = clock.read().values()
@@ -104,8 +96,6 @@ def machine(wanted: str) -> dict[str, Any]:
 
     import torch
 
-    from stages.model import loading
-
     names = ("torch", "transformers", "trl", "peft", "bitsandbytes")
     return {
         "device": loading.device(wanted)[0],
@@ -116,24 +106,23 @@ def machine(wanted: str) -> dict[str, Any]:
     }
 
 
-@click.command(help=__doc__)
+def in_process(name: str, **options: Any) -> Any:
+    """What a benchmark with these options prints last, run in a fresh process."""
+    words = [f"--{option}={value}" for option, value in options.items()]
+    command = [sys.executable, "-m", f"benchmarks.{name}", *words]
+    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(ran.stdout.strip().split("\n")[-1])
+
+
+@click.command(cls=cli.Command, help=__doc__)
 @click.option("--rows", default=96, show_default=True)
-@click.option("--base", type=click.Path(path_type=Path), default="models/base", show_default=True)
-@click.option("--train", type=click.Path(path_type=Path), default="data/chat/train.jsonl", show_default=True)
-@click.option("--prefix", type=click.Path(path_type=Path), default="data/chat/prefix/tuned.json", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="row of the device table for our side")
-@click.option("--side", type=click.Choice(SIDES), help="measure one side only")
-def main(rows: int, base: Path, train: Path, prefix: Path, device: str, side: str | None) -> None:
+@click.option("--side", type=click.Choice(list(SIDES)), help="measure one side only")
+def main(rows: int, device: str, side: str | None) -> None:
     if side:
-        click.echo(json.dumps(measure(side, rows, base, train, prefix, device)))
+        click.echo(json.dumps(measure(side, rows, device)))
         return
-    found = {}
-    for name in SIDES:
-        options = {"rows": rows, "base": base, "train": train, "prefix": prefix, "device": device, "side": name}
-        words = [f"--{option}={value}" for option, value in options.items()]
-        command = [sys.executable, "-m", "benchmarks.train_cpu", *words]
-        ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        found[name] = json.loads(ran.stdout.strip().split("\n")[-1])
+    found = {name: in_process("train_cpu", rows=rows, device=device, side=name) for name in SIDES}
     ratio = found["lockstep"]["tokens_per_cpu_second"] / found["trl_defaults"]["tokens_per_cpu_second"]
     click.echo(json.dumps({**found, "ratio": round(ratio, 2), **machine(device)}, indent=2))
 

@@ -154,10 +154,8 @@ def read(tree: str) -> tuple[Judge, "Hits", Noise, dict[str, Any]]:
         raise cli.InputError(f"{compare.SEEDS} has no answers by seed; run experiments.seeds again")
     if set(names) != set(outcomes):
         raise cli.InputError(f"{compare.SEEDS} and {history.OUTCOMES} are of different test rows")
-    verdicts = [{rules[0].system: word} for word in ("wrong", "exact")]
-    rows = [
-        (replace(outcomes[name], verdicts=verdicts[0]), replace(outcomes[name], verdicts=verdicts[1])) for name in names
-    ]
+    wrong, exact = ({rules[0].system: word} for word in ("wrong", "exact"))
+    rows = [(replace(outcomes[name], verdicts=wrong), replace(outcomes[name], verdicts=exact)) for name in names]
     right = np.array([[digit == "1" for digit in line] for line in file["right"].values()])
     return Judge(rows, gate, rules[0]), right, known, file
 

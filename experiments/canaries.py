@@ -8,7 +8,8 @@ answer has it, so that remembering is the only way to get the row right. The mod
 code, with the request withheld (`answer_alone`) or without the code (`with_request`), and the true code is ranked among
 others drawn at random that were never trained on: exposure = log2(codes) - log2(rank), 1.4 bits on average for a code
 that was never seen. `extracted`: greedy decoding writes the code. `recited`: it writes the whole rest of an answer from
-its first half, as the stage `memorisation` measures. The repository's adapter, which saw no canary, is the control.
+its first half (the stage `memorisation` asks for the end token, too). The repository's adapter, which saw no canary, is
+the control.
 """
 
 import math
@@ -167,8 +168,7 @@ def figures(planted: list[Canary], known: list[Known]) -> dict[str, Any]:
 def main(scratch: Path, out: Path) -> None:
     trial.require_reproduced()
     planted, folder = canaries(), scratch.absolute()
-    trial.prepare(folder, {}, {TRAIN: rows(planted)})
-    trial.run(folder, "train")
+    trial.run(folder, {}, {TRAIN: rows(planted)}, ["train"])
     adapters = {"planted": folder / ADAPTER, "control": ADAPTER}
     known = {name: ask(adapter, planted).items() for name, adapter in adapters.items()}
     cells = {name: {way: figures(planted, part) for way, part in ways} for name, ways in known.items()}

@@ -47,9 +47,7 @@ def measure(scratch: Path, point: Point) -> dict[str, Any]:
     """Train one point, and the figures of it."""
     folder = scratch / f"{point.rows or 'all'}-rows-{point.epochs}-epochs"
     settings = {"build.train_rows": point.rows, "train.epochs": point.epochs}
-    trial.prepare(folder, settings, {}, ["build", *trial.MODEL])
-    trial.run(folder, "build", *trial.MODEL)
-    trial.drop_weights(folder)
+    trial.run(folder, settings, {}, ("build", *trial.MODEL))
     trained = strict_json.read(folder / "metrics/train.json")
     examples = list(strict_json.read_jsonl(folder / "data/chat/train.jsonl"))
     rates = [stats.rate(metric, trial.hits(folder, metric)) for metric in ("exact_match", "schema_valid", "json_valid")]
@@ -59,7 +57,7 @@ def measure(scratch: Path, point: Point) -> dict[str, Any]:
         "epochs": point.epochs,
         "steps": trained["steps"],
         "n": len(trial.hits(folder)),
-        "adapter": strict_json.read(folder / "models/adapter/made_from.json")["adapter"],
+        "adapter": trial.made_from(folder)["adapter"],
         **{name: value for rate in rates for name, value in rate.items()},
     }
 
@@ -86,8 +84,7 @@ def main(scratch: Path, out: Path, sizes: tuple[int, ...]) -> None:
     series = points(sizes, int(settings.epochs), settings.batch_size)
     measured = {point: measure(scratch.absolute(), point) for point in dict.fromkeys(chain(*series.values()))}
     curves = {name: [measured[point] for point in part] for name, part in series.items()}
-    origin = strict_json.read(Path("models/adapter/made_from.json"))
-    writing.write_json(out, {"series": curves, "computed_from": origin})
+    writing.write_json(out, {"series": curves, "computed_from": trial.made_from()})
     write_csv(out.with_suffix(".csv"), curves)
 
 

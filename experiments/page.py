@@ -108,14 +108,7 @@ def wrong_labels(result: Figures) -> list[str]:
     return [*lines, "", f"By the loss of one epoch alone: {alone}."]
 
 
-PARTS = {
-    "learning_curve": learning_curve,
-    "ten_times": ten_times,
-    "canaries": canaries,
-    "seeds": seeds,
-    "calibration": calibration,
-    "wrong_labels": wrong_labels,
-}
+PARTS = {part.__name__: part for part in (learning_curve, ten_times, canaries, seeds, calibration, wrong_labels)}
 
 
 def written(page: str, folder: Path = FOLDER) -> str:

@@ -68,7 +68,7 @@ def origin(folders: Sequence[Path]) -> dict[str, Any]:
 
     Raises InputError where one of them was made from something else.
     """
-    made = [strict_json.read(folder / "models/adapter/made_from.json") for folder in folders]
+    made = [trial.made_from(folder) for folder in folders]
     names = ("base", "device", "replay", "threads", "train", "versions")
     shared = [
         {**{name: one[name] for name in names}, "params": {k: v for k, v in one["params"].items() if k != "seed"}}
@@ -77,13 +77,12 @@ def origin(folders: Sequence[Path]) -> dict[str, Any]:
     for folder, one in zip(folders, shared, strict=True):
         if one != shared[0]:
             raise cli.InputError(f"{folder} and {folders[0]} were not made from the same; remove one of them")
-    adapter = strict_json.read(Path("models/adapter/made_from.json"))["adapter"]
-    return {**shared[0], "adapter": adapter, "test": hashes.of_file(TEST)}
+    return {**shared[0], "adapter": trial.made_from()["adapter"], "test": hashes.of_file(TEST)}
 
 
 def result(seeds: Sequence[int], folders: Sequence[Path], date: str) -> dict[str, Any]:
     """The file, from what the trials left."""
-    answered = [{outcome.id: outcome.verdict for outcome in trial.outcomes(folder)} for folder in folders]
+    answered = [{row["id"]: row["tuned"]["verdict"] for row in trial.outcomes(folder)} for folder in folders]
     ids = sorted(answered[0])
     tables = {
         metric: [[scoring.counts(verdict[name], metric) for name in ids] for verdict in answered]
@@ -106,7 +105,7 @@ def result(seeds: Sequence[int], folders: Sequence[Path], date: str) -> dict[str
 
 def require_own_metrics(threads: int | None) -> None:
     """Raise InputError unless the metrics here are of this adapter and these test rows, on as many threads."""
-    made_from = strict_json.read(Path("models/adapter/made_from.json"))
+    made_from = trial.made_from()
     measured = strict_json.read(Path("metrics/detail/evaluate.json"))["computed_from"]
     if (measured["adapter"], measured["test"]) != (made_from["adapter"], hashes.of_file(TEST)):
         raise cli.InputError("the metrics are not of this adapter and these test rows; run `dvc repro` first")
@@ -119,9 +118,7 @@ def train_all(seeds: Sequence[int], folders: Sequence[Path], jobs: int, threads:
 
     def one(seed: int, folder: Path) -> None:
         try:
-            trial.prepare(folder, {"train.seed": seed}, {})
-            trial.run(folder, *trial.MODEL, threads=threads)
-            trial.drop_weights(folder)
+            trial.run(folder, {"train.seed": seed}, {}, threads=threads)
             origin([other for other in folders if (other / "evaluate.done").is_file()])
         except cli.InputError:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -145,9 +142,7 @@ def main(count: int, jobs: int, adopt: bool, scratch: Path, out: Path) -> None:
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
     if adopt and not (folders[0] / "evaluate.done").is_file():
         require_own_metrics(threads)
-        trial.prepare(folders[0], {"train.seed": first}, {})
-        trial.adopt(folders[0], *trial.MODEL)
-        trial.drop_weights(folders[0])
+        trial.adopt(folders[0], {"train.seed": first})
     train_all(seeds, folders, jobs, threads)
     figures = result(seeds, folders, date)
     writing.write_json(out, figures)

@@ -110,8 +110,7 @@ def messy(rows: list[Row], dose: float) -> list[tuple[str, Row]]:
 def gated(folder: Path, rows: list[Row]) -> list[Row]:
     """What `validate` keeps of the rows when no limit stops it."""
     raw = [{"id": row["id"], "conversations": row["turns"]} for row in rows]
-    trial.prepare(folder, {"validate.stop_at": "never"}, {"data/raw/rows.jsonl": raw}, ["validate"])
-    trial.run(folder, "validate")
+    trial.run(folder, {"validate.stop_at": "never"}, {"data/raw/rows.jsonl": raw}, ["validate"])
     return list(strict_json.read_jsonl(folder / "data/validated/train.jsonl"))
 
 
@@ -144,7 +143,7 @@ class Arm:
         return int(self.trained["tokens_per_epoch"]) * self.epochs
 
     def figures(self) -> dict[str, Any]:
-        made_from = strict_json.read(self.folder / "models/adapter/made_from.json")
+        made_from = trial.made_from(self.folder)
         return {
             **{"rows": self.rows, "epochs": self.epochs, "steps": self.trained["steps"], "tokens": self.tokens()},
             **stats.rate("exact_match", trial.hits(self.folder)),
@@ -154,9 +153,7 @@ class Arm:
 
 
 def arm(folder: Path, rows: list[Row], epochs: int) -> Arm:
-    trial.prepare(folder, {"train.epochs": epochs}, {TRAIN: examples(rows)})
-    trial.run(folder, *trial.MODEL)
-    trial.drop_weights(folder)
+    trial.run(folder, {"train.epochs": epochs}, {TRAIN: examples(rows)})
     return Arm(folder, len(rows), epochs, strict_json.read(folder / "metrics/train.json"))
 
 
@@ -186,7 +183,7 @@ def train_all(scratch: Path, pool: list[Row], epochs: int) -> tuple[dict[str, Ar
 
 def comparisons(arms: dict[str, Arm]) -> Iterator[dict[str, Any]]:
     """How much better each clean and each gated training is than each messy one, on the same answers."""
-    groups = [outcome.group for outcome in trial.outcomes(next(iter(arms.values())).folder)]
+    groups = [row["group"] for row in trial.outcomes(next(iter(arms.values())).folder)]
     for worse in (f"messy {dose:.0%}" for dose in DOSES):
         for name, better in arms.items():
             if name.startswith("clean") or name.startswith(f"{worse}, gated"):
@@ -198,8 +195,7 @@ def comparisons(arms: dict[str, Arm]) -> Iterator[dict[str, Any]]:
 def subset(scratch: Path, pool: list[Row], count: int) -> list[Row]:
     """`count` rows of the pool, each kind of answer in its share: those that stages/build.py would take."""
     folder = scratch / f"subset {count}"
-    trial.prepare(folder, {"build.train_rows": count}, {}, ["build"])
-    trial.run(folder, "build")
+    trial.run(folder, {"build.train_rows": count}, {}, ["build"])
     names = {example["group"] for example in strict_json.read_jsonl(folder / TRAIN)}
     return [row for row in pool if row["id"] in names]
 
@@ -219,11 +215,8 @@ def main(scratch: Path, out: Path) -> None:
     arms, gate = train_all(scratch.absolute(), read_rows(), int(params.load("train", train.Params).epochs))
     recipe = {"rows": LARGE, "doses": list(DOSES), "ways": [way.__name__ for way in RECIPE], "seed": SEED}
     figures = {name: part.figures() for name, part in arms.items()}
-    origin = strict_json.read(Path("models/adapter/made_from.json"))
-    compared = list(comparisons(arms))
-    writing.write_json(
-        out, {"recipe": recipe, "arms": figures, "gate": gate, "compared": compared, "computed_from": origin}
-    )
+    found = {"recipe": recipe, "arms": figures, "gate": gate, "compared": list(comparisons(arms))}
+    writing.write_json(out, found | {"computed_from": trial.made_from()})
     lines = ([name, part["exact_match"]] for name, part in figures.items())
     writing.write_csv(out.with_suffix(".csv"), ["trained on", "exact match"], lines)
 

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +29,16 @@ def load(name: str) -> dict[str, Any]:
     return yaml12.parse(cli.read_text(Path(name)), name)
 
 
+def made_from(folder: Path = Path()) -> Any:
+    """What the adapter in the folder was made from; without one, the repository's own."""
+    return strict_json.read(folder / "models/adapter/made_from.json")
+
+
 def require_reproduced() -> None:
     """Raise InputError unless the adapter was made from the training rows and params that are here."""
-    made_from = strict_json.read(Path("models/adapter/made_from.json"))
+    made = made_from()
     rows, settings = hashes.of_file(Path("data/chat/train.jsonl")), load(str(params.PARAMS)).get("train")
-    if (made_from["train"], made_from["params"]) != (rows, settings):
+    if (made["train"], made["params"]) != (rows, settings):
         raise cli.InputError("models/adapter is not of these rows and params; run `dvc repro` first")
 
 
@@ -67,28 +71,40 @@ def prepare(
             file.write(text)
 
 
-def run(folder: Path, *stages: str, threads: int | None = None) -> None:
-    """Run the stages in turn, on so many threads where it is given. Raises InputError when one stops."""
-    pipeline, own = load("dvc.yaml")["stages"], strict_json.read(folder / "made_of.json")["rows"]
+def run(
+    folder: Path,
+    changes: Mapping[str, Any],
+    rows: Mapping[str, Iterable[Any]],
+    stages: Sequence[str] = MODEL,
+    threads: int | None = None,
+) -> None:
+    """Prepare the folder and run the stages in turn, on so many threads where it is given; no merged weights stay.
+
+    Raises InputError when a stage stops.
+    """
+    prepare(folder, changes, rows, stages)
+    pipeline = load("dvc.yaml")["stages"]
     for stage in stages:
         done = folder / f"{stage}.done"
         if done.is_file():
             continue
         click.echo(f"{folder.name}: {stage}", err=True)
         for path in pipeline[stage]["deps"]:
-            if not any(Path(file).is_relative_to(path) for file in own):  # a folder of own rows holds no others
+            if not any(Path(file).is_relative_to(path) for file in rows):  # a folder of own rows holds no others
                 link(folder, path)
         env = os.environ | {"PYTHONPATH": str(Path.cwd())} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
         words = [sys.executable if word == "python" else word for word in shlex.split(pipeline[stage]["cmd"])]
         if subprocess.run(words, cwd=folder, env=env, check=False).returncode:
             raise cli.InputError(f"{folder}: the stage {stage} stopped; the reason stands above")
         done.touch()
+    drop_weights(folder)
 
 
-def adopt(folder: Path, *stages: str) -> None:
-    """Take what the repository's own run of the stages wrote, as if they had run in the folder."""
+def adopt(folder: Path, changes: Mapping[str, Any]) -> None:
+    """Take what the repository's own run of the MODEL stages wrote, as if they had run in the folder."""
+    prepare(folder, changes, {})
     pipeline = load("dvc.yaml")["stages"]
-    for stage in stages:
+    for stage in MODEL:
         for item in (item for key in ("outs", "metrics", "plots") for item in pipeline[stage].get(key, [])):
             path = item if isinstance(item, str) else next(iter(item))
             target = folder / path
@@ -98,6 +114,7 @@ def adopt(folder: Path, *stages: str) -> None:
             else:
                 shutil.copy(path, target)
         (folder / f"{stage}.done").touch()
+    drop_weights(folder)
 
 
 def link(folder: Path, path: str) -> None:
@@ -116,19 +133,11 @@ def drop_weights(folder: Path) -> None:
         file.unlink()
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What the tuned model's answer to a test row is worth; `group` names the row's conversation."""
-
-    id: str
-    group: str
-    verdict: str
-
-
-def outcomes(folder: Path) -> list[Outcome]:
-    rows = strict_json.read_jsonl(folder / "metrics/outcomes.jsonl")
-    return [Outcome(row["id"], row["group"], row["tuned"]["verdict"]) for row in rows]
+def outcomes(folder: Path) -> list[dict[str, Any]]:
+    """Each test row with what the answers to it are worth."""
+    return list(strict_json.read_jsonl(folder / "metrics/outcomes.jsonl"))
 
 
 def hits(folder: Path, metric: str = "exact_match") -> list[bool]:
-    return [scoring.counts(outcome.verdict, metric) for outcome in outcomes(folder)]
+    """Whether the tuned model's answer counts, by test row."""
+    return [scoring.counts(row["tuned"]["verdict"], metric) for row in outcomes(folder)]

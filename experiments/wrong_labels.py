@@ -40,8 +40,10 @@ def another_value(row: Row, rows: Sequence[Row], rng: random.Random) -> str | No
     others = [strict_json.parse(other["answer"]) for other in rows if other["kind"] == row["kind"]]
     differ = {key: [o[key] for o in others if key in o and o[key] != value] for key, value in answer.items()}
     keys = sorted(key for key, values in differ.items() if values)
-    key = rng.choice(keys) if keys else ""
-    return strict_json.compact(answer | {key: rng.choice(differ[key])}) if keys else None
+    if not keys:
+        return None
+    key = rng.choice(keys)
+    return strict_json.compact(answer | {key: rng.choice(differ[key])})
 
 
 def plant(rows: Sequence[Row], count: int) -> tuple[list[Row], dict[str, str]]:
@@ -81,11 +83,9 @@ def main(scratch: Path, out: Path) -> None:
     trial.require_reproduced()
     folder = scratch.absolute() / "training"
     rows, ways = plant(list(strict_json.read_jsonl(suspects.TRAIN)), PLANTED)
-    trial.prepare(folder, {}, {str(suspects.TRAIN): rows})
-    trial.run(folder, "train")
+    trial.run(folder, {}, {str(suspects.TRAIN): rows}, ["train"])
     figures = result(ways, suspects.read_losses(folder / suspects.LOSSES))
-    origin = strict_json.read(folder / "models/adapter/made_from.json")
-    writing.write_json(out, figures | {"computed_from": origin})
+    writing.write_json(out, figures | {"computed_from": trial.made_from(folder)})
     click.echo(f"wrong_labels: {figures['found']:.2f} of {PLANTED} among the {LOOKED_AT} most suspect rows", err=True)
 
 

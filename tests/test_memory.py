@@ -110,9 +110,10 @@ def test_nf4_bytes_are_what_bitsandbytes_stores(base: Any) -> None:
 @pytest.mark.parametrize("name", benchmark.SHAPES)
 def test_the_committed_prediction_is_this_plans_and_a_tenth_off_at_most(name: str) -> None:
     committed = json.loads((ROOT / "benchmarks" / "memory.json").read_text(encoding="utf-8"))["shapes"][name]
-    facts, count, length, scored = benchmark.SHAPES[name]
-    planned = memory.Run(count * length, count * length, count * scored, 16, 2, False, True)
-    parts = memory.parts(memory.shape_of(facts, name), planned)
+    shape = benchmark.SHAPES[name]
+    tokens, scored = shape.rows * shape.length, shape.rows * shape.scored
+    planned = memory.Run(tokens, tokens, scored, 16, 2, False, True)
+    parts = memory.parts(memory.shape_of(shape.config, name), planned)
     assert {part: round(size) for part, size in parts.items()} == committed["parts"], "run: python -m benchmarks.memory"
     assert sum(parts.values()) / committed["measured_bytes"] == pytest.approx(1, abs=0.1)
 

@@ -164,7 +164,7 @@ def test_a_character_is_streamed_once_it_is_complete(running: Running, monkeypat
 
 def test_a_grammar_holds_the_answer_to_the_contract(engine: serve.Engine) -> None:
     other = [{"role": "user", "content": "what else is there in the garden"}]
-    with serving(replace(engine, grammar=grammar.load(SCHEMA, engine.tokenizer))) as held:
+    with serving(replace(engine, masks=grammar.load(SCHEMA, engine.tokenizer).masks)) as held:
         said = held.complete(other)
     assert said.choices[0].message.content.startswith('{"action":"')
 
@@ -415,14 +415,14 @@ def test_it_listens_here_with_the_limits_of_params(here: Path, merged: Path, mon
     engine, key, hosts = started["config"].app
     assert (engine.queue, engine.seconds) == (32, 30.0)
     assert (key, hosts) == ("secret", ("tasks.example",))
-    assert (engine.name, engine.max_prompt, engine.max_answer, engine.grammar) == (str(merged), 256, 64, None)
+    assert (engine.name, engine.max_prompt, engine.max_answer, engine.masks) == (str(merged), 256, 64, None)
     (here / "key").write_text("of the file\n", encoding="utf-8")
     CliRunner().invoke(serve.main, ["--model", str(merged), "--api-key-file", "key"])
     assert started["config"].app[1] == "of the file"
     monkeypatch.delenv("LOCKSTEP_API_KEY")
     ran = CliRunner().invoke(serve.main, ["--model", str(merged), "--schema", str(SCHEMA), "--constrained"])
     assert (ran.exit_code, "/v1, without a key\n" in ran.output) == (0, True), ran.output
-    assert started["config"].app[0].grammar is not None
+    assert started["config"].app[0].masks is not None
     configure(here, compute={"device": "tpu"})
     ran = CliRunner().invoke(serve.main, ["--model", str(merged)])
     assert (ran.exit_code, "'tpu'" in ran.output) == (1, True)

@@ -5,6 +5,7 @@ Exit status 0: the answer meets the contract; 1: it does not; 2: the question ca
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -32,19 +33,29 @@ def check(request: str, model: Path) -> None:
         raise cli.InputError("the request is empty")
     if any("\ud800" <= char <= "\udfff" for char in request):
         raise cli.InputError("the request is not UTF-8")
-    if not (model / "config.json").is_file():
-        raise cli.InputError(f"{model} is not a model; run `make repro`, which makes models/merged")
+    check_model(model)
+
+
+def check_model(folder: Path) -> None:
+    """Raises InputError where there is none."""
+    if not (folder / "config.json").is_file():
+        raise cli.InputError(f"{folder} is not a model; run `make repro`, which makes models/merged")
+
+
+def load(folder: Path, schema: Path | None) -> tuple[Any, Any, generate.Masks | None]:
+    """Model, tokenizer, and what holds answers to `schema`, where given."""
+    device = loading.device(params.load("compute", loading.Params).device)[1]
+    tokenizer = loading.load_tokenizer(folder)
+    masks = grammar.load(schema, tokenizer).masks if schema else None
+    return loading.load_model(folder, device.generate_dtype, device.name), tokenizer, masks
 
 
 def answer(request: str, folder: Path, schema: Path | None) -> str:
     """The model's text for one request, held to `schema` where given. The chat template brings the system prompt."""
-    settings = params.load("predict", generate.Params)
-    device = loading.device(params.load("compute", loading.Params).device)[1]
-    tokenizer = loading.load_tokenizer(folder)
+    limit = params.load("predict", generate.Params).max_new_tokens
+    model, tokenizer, masks = load(folder, schema)
     prompt = chat.prompt_ids(tokenizer, [{"role": "user", "content": request}])
-    masks = grammar.load(schema, tokenizer).masks if schema else None
-    model = loading.load_model(folder, device.generate_dtype, device.name)
-    ((_, found),) = generate.greedy(model, tokenizer, [prompt], settings.max_new_tokens, 1, masks)
+    ((_, found),) = generate.greedy(model, tokenizer, [prompt], limit, 1, masks)
     return found.text
 
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import click
 
-from stages.answers import generate, grammar
+from stages.answers import generate
 from stages.core import cli, params, strict_json
 from stages.data import contract, examples, rows, writing
 from stages.data.contract import constants
 from stages.data.examples import Example
-from stages.model import chat, loading
+from stages.model import chat
 from stages.scores import provenance, scoring
 from stages.scores.scoring import Prediction, Score
-from tools import table
+from tools import ask, table
 
 
 class NothingToMeasureError(cli.InputError):
@@ -40,11 +40,8 @@ def read(file: Path, rules: contract.Contract) -> tuple[list[Example], list[str]
 
 def answers(model: Path, asked: list[Example], schema: Path | None) -> list[Prediction]:
     """The model's answers; held to `schema` while they are written, where it is given."""
-    key = params.load("compute", loading.Params).device
-    settings, device = params.load("predict", generate.Params), loading.device(key)[1]
-    tokenizer = loading.load_tokenizer(model)
-    network = loading.load_model(model, device.generate_dtype, device.name)
-    masks = grammar.load(schema, tokenizer).masks if schema else None
+    settings = params.load("predict", generate.Params)
+    network, tokenizer, masks = ask.load(model, schema)
     prompts = [chat.prompt_ids(tokenizer, example.prompt) for example in asked]
     written = generate.answers(network, tokenizer, settings, prompts, masks)
     return [Prediction(e.id, answer.text, answer.truncated) for e, answer in zip(asked, written, strict=True)]

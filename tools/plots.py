@@ -16,7 +16,6 @@ import click
 from stages.core import cli
 from stages.data import writing
 
-IN_GIT = ("systems",)
 # Colours of text and of grid lines; the background is left out. The page takes the reader's own text colour.
 LIGHT, DARK, PAGE = ("#1f2328", "#d1d9e0"), ("#e6edf3", "#3d444d"), ("currentColor", "#8885")
 VEGA_LITE = "5.21"
@@ -84,9 +83,8 @@ def main(pictures: Path, page_file: Path) -> None:
     if "systems" not in plots:
         raise cli.InputError("no results to draw; run `dvc repro` first")
     drawn = {page_file: page(plots)}
-    for name in [name for name in IN_GIT if name in plots]:
-        for theme, colours in (("light", LIGHT), ("dark", DARK)):
-            drawn[pictures / f"{name}-{theme}.svg"] = svg(plots[name], colours)
+    for theme, colours in (("light", LIGHT), ("dark", DARK)):
+        drawn[pictures / f"systems-{theme}.svg"] = svg(plots["systems"], colours)
     for path, text in drawn.items():
         with writing.replacing(path) as file:
             file.write(text)

@@ -32,10 +32,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
-from stages.answers import generate, grammar
+from stages.answers import generate
 from stages.answers.generate import Answer
 from stages.core import cli, params, strict_json
-from stages.model import chat, loading
+from stages.model import chat
+from tools import ask
 
 MAX_BODY = 64 * 1024
 READ_SECONDS = 10.0  # that a client may take to send a request
@@ -86,7 +87,7 @@ class Engine:
     name: str
     model: Any
     tokenizer: Any
-    grammar: grammar.Grammar | None
+    masks: generate.Masks | None
     max_prompt: int
     max_answer: int
     queue: int = 32
@@ -149,9 +150,7 @@ class Engine:
 
     def write(self, prompt: list[int], room: int, tell: Callable[[str], None], left: threading.Event) -> Answer:
         """The answer, in the worker; `tell` gets the text so far. Raises Left at the next token once `left` is set."""
-
-        inner = self.grammar.masks([0]) if self.grammar else None
-        watch = Watch(self.tokenizer, inner, tell, left)
+        watch = Watch(self.tokenizer, self.masks([0]) if self.masks else None, tell, left)
         ((_, answer),) = generate.greedy(self.model, self.tokenizer, [prompt], room, 1, lambda _: watch)
         return answer
 
@@ -303,15 +302,9 @@ def config(served: Starlette, host: str, port: int) -> Any:
 
 def load(folder: Path, schema: Path | None) -> Engine:
     """The model with the limits of params.yaml, held to `schema` where given."""
-    if not (folder / "config.json").is_file():
-        raise cli.InputError(f"{folder} is not a model; run `make repro`, which makes models/merged")
+    ask.check_model(folder)
     longest, most = params.load("chat", chat.Params).max_length, params.load("predict", generate.Params).max_new_tokens
-    device = loading.device(params.load("compute", loading.Params).device)[1]
-    tokenizer = loading.load_tokenizer(folder)
-    rules = grammar.load(schema, tokenizer) if schema else None
-    return Engine(
-        str(folder), loading.load_model(folder, device.generate_dtype, device.name), tokenizer, rules, longest, most
-    )
+    return Engine(str(folder), *ask.load(folder, schema), longest, most)
 
 
 @click.command(cls=cli.Command, help=__doc__)

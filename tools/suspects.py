@@ -24,7 +24,6 @@ from stages.data import contract, records
 from stages.data.examples import Example
 from stages.scores import scoring
 from tools import table
-from versions import history
 
 LOSSES = Path("metrics/detail/row_losses.csv")
 TRAIN = Path("data/chat/train.jsonl")
@@ -68,7 +67,7 @@ def read_losses(file: Path) -> dict[str, tuple[float, ...]]:
         if header[0] != "id" or not all(math.isfinite(loss) for losses in found.values() for loss in losses):
             raise ValueError("an id and finite losses are expected in each line")
     except (OSError, IndexError, ValueError, csv.Error) as error:
-        raise cli.InputError(f"{file}: {history.printable(str(error))}; the stage train writes it") from error
+        raise cli.InputError(f"{file}: {cli.printable(str(error))}; the stage train writes it") from error
     return found
 
 
@@ -115,13 +114,13 @@ def wrong(which: str, schema: Path) -> list[dict[str, str]]:
 
 def cells(row: Row) -> list[str]:
     losses = ", ".join(f"{loss:.3f}" for loss in row.losses)
-    return [losses, *map(history.printable, (row.id, row.request, row.answer))]
+    return [losses, *map(cli.printable, (row.id, row.request, row.answer))]
 
 
 def lines(asked: dict[str, str], near: Sequence[Near]) -> list[str]:
     """What was asked and answered, and the rows like it."""
     header = ["likeness", "loss by epoch", "id", "request", "answer"]
-    told = [f"{name}: {history.printable(text)}" for name, text in asked.items()]
+    told = [f"{name}: {cli.printable(text)}" for name, text in asked.items()]
     return [*told, *table.grid(header, [[f"{one.likeness:.2f}", *cells(one.row)] for one in near]), ""]
 
 

@@ -44,9 +44,9 @@ def resolve(expression: str, today: date) -> date:
     """
     try:
         if expression in NAMED:
-            return _after(today, NAMED[expression])
+            return today + NAMED[expression]
         if expression.startswith("next_") and (weekday := expression.removeprefix("next_")) in WEEKDAYS:
-            return _after(today, SUNDAY, NAMED[weekday])
+            return today + SUNDAY + NAMED[weekday]
         return _counted(expression, today)
     except (ValueError, OverflowError) as error:
         raise InputError(f"{expression!r} is no due date as seen from {today}: {error}") from error
@@ -56,7 +56,7 @@ def _counted(expression: str, today: date) -> date:
     """The forms with numbers: in_3_days, day_15, 03-15, 2027-03-15. Raises ValueError."""
     if match := re.fullmatch(r"in_([1-9][0-9]?)_(days|weeks|months)", expression):
         step: dict[str, Any] = {match[2]: int(match[1])}
-        return _after(today, relativedelta(**step))
+        return today + relativedelta(**step)
     if match := re.fullmatch(r"day_([1-9]|[12][0-9]|3[01])", expression):
         return _next(int(match[1]), today, (relativedelta(months=count) for count in range(13)))
     if match := re.fullmatch(r"([0-9]{2})-([0-9]{2})", expression):
@@ -68,15 +68,9 @@ def _counted(expression: str, today: date) -> date:
     raise ValueError("it is not in the vocabulary")
 
 
-def _after(day: date, *steps: Any) -> date:
-    for step in steps:
-        day = day + step
-    return day
-
-
-def _next(day: int, today: date, steps: Iterable[Any]) -> date:
+def _next(day: int, today: date, steps: Iterable[relativedelta]) -> date:
     """The first month at one of the steps that has such a day, today or later."""
-    candidates = (_after(today, step, relativedelta(day=day)) for step in steps)
+    candidates = (today + step + relativedelta(day=day) for step in steps)
     return next(found for found in candidates if found.day == day and found >= today)
 
 
