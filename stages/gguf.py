@@ -72,7 +72,7 @@ def cut(spec: dict[str, Any] | None) -> str:
     """llama.cpp's name of the pre-tokenizer in tokenizer.json. Raises GgufError for an unknown one: a wrong name would
     go unnoticed and cost accuracy."""
     spec = spec or {"type": "none"}
-    steps = tuple(_step(step) for step in spec.get("pretokenizers", [spec]))
+    steps = tuple(map(_step, spec.get("pretokenizers", [spec])))
     if steps not in CUTS:
         raise GgufError(f"the tokenizer cuts text by {' + '.join(steps)}, for which no name is known")
     return CUTS[steps]
@@ -170,11 +170,8 @@ def read(shard: Any, name: str, config: Any, arch: Any) -> Any:
     import torch
 
     value = shard.get_tensor(name).to(torch.float32).numpy()
-    if arch.name in INTERLEAVED and ".q_proj." in name:
-        return interleaved(value, config.num_attention_heads)
-    if arch.name in INTERLEAVED and ".k_proj." in name:
-        return interleaved(value, config.num_key_value_heads)
-    return value
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
+    return interleaved(value, heads) if heads and arch.name in INTERLEAVED else value
 
 
 def interleaved(value: Any, heads: int) -> Any:

@@ -16,9 +16,9 @@ from typing import Any
 import click
 
 from stages.answers import loglikelihood
-from stages.answers.loglikelihood import Example
 from stages.core import cli, params
 from stages.data import records, writing
+from stages.data.examples import Example
 from stages.model import chat, loading
 from stages.scores import provenance, stats
 
@@ -38,10 +38,8 @@ class Rated:
 
 def rate(model: Any, tokenizer: Any, examples: Sequence[Example], label: str) -> list[Rated]:
     answers = [chat.answer_ids(tokenizer, example.answer) for example in examples]
-    queries = [
-        loglikelihood.Query(chat.prompt_ids(tokenizer, example.prompt), [answer])
-        for example, answer in zip(examples, answers, strict=True)
-    ]
+    prompts = [chat.prompt_ids(tokenizer, example.prompt) for example in examples]
+    queries = [loglikelihood.Query(prompt, [answer]) for prompt, answer in zip(prompts, answers, strict=True)]
     ratings = loglikelihood.rate(model, queries, f"likelihood: {label}")
     return [
         Rated(example.id, example.group, round(0 - rating.nats, DIGITS), len(answer))
@@ -68,7 +66,7 @@ def main(test: Path, valid: Path, merged: Path, rows: Path, detail: Path) -> Non
     cli.end_with_caller()
     origin = provenance.computed_from(merged / "made_from.json", LIBRARIES, test=test, valid=valid)
     files = {"test": test, "held_out": valid}
-    examples = {name: records.read(path, Example, extra="ignore") for name, path in files.items()}
+    examples = {name: records.read(path, Example) for name, path in files.items()}
     key, device = loading.device(params.load("compute", loading.Params).device)
     tokenizer = loading.load_tokenizer(merged)
     model = loading.load_model(merged, device.generate_dtype, device.name)

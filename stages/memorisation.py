@@ -19,9 +19,9 @@ from typing import Any
 import click
 
 from stages.answers import loglikelihood
-from stages.answers.loglikelihood import Example
 from stages.core import cli, params, strict_json
 from stages.data import records, writing
+from stages.data.examples import Example
 from stages.model import chat, loading
 from stages.scores import provenance, stats
 from stages.scores.limits import Limit
@@ -37,7 +37,7 @@ class Params:
     tolerated: params.Share
 
 
-def draw(examples: Sequence[Example], known: set[str], size: int) -> list[Example]:
+def draw(examples: Sequence[Example], known: set[str]) -> list[Example]:
     """Rows by the hash of their id, each answer and each conversation once, without the answers in `known`.
 
     `{"action":"list","filter":"all"}` is no secret: an answer of both splits was memorised from neither. The answers of
@@ -49,7 +49,7 @@ def draw(examples: Sequence[Example], known: set[str], size: int) -> list[Exampl
             sample.append(example)
             seen.add(example.answer)
             groups.add(example.group)
-    return sample[:size]
+    return sample
 
 
 def alike(train: Sequence[Example], test: Sequence[Example], size: int) -> list[list[Example]]:
@@ -121,9 +121,9 @@ def main(train: Path, test: Path, merged: Path, metrics: Path, detail: Path) -> 
     settings = params.load("memorisation", Params)
     libraries = ("numpy", "scipy", "torch", "transformers")
     origin = provenance.computed_from(merged / "made_from.json", libraries, train=train, test=test)
-    rows = {name: records.read(path, Example, extra="ignore") for name, path in (("train", train), ("test", test))}
+    rows = {name: records.read(path, Example) for name, path in (("train", train), ("test", test))}
     both = set.intersection(*({example.answer for example in part} for part in rows.values()))
-    drawn = {name: draw(part, both, len(part)) for name, part in rows.items()}
+    drawn = {name: draw(part, both) for name, part in rows.items()}
     left_out = {name: {"rows": len(r), "in_both": sum(e.answer in both for e in r)} for name, r in rows.items()}
     samples = dict(zip(drawn, alike(drawn["train"], drawn["test"], settings.sample), strict=True))
     if not samples["train"]:  # a task of few answers, such as classification; one of both splits is in neither sample
@@ -140,10 +140,8 @@ def main(train: Path, test: Path, merged: Path, metrics: Path, detail: Path) -> 
     alone = ways["without_request"]
     judged = judge(alone, settings)
     writing.write_json(metrics, {f"extracted_{part}": alone[part]["extracted"] for part in (*rows, "difference")})
-    writing.write_json(
-        detail,
-        {"limits": [judged.entry()], **ways, "left_out": left_out, "device": key, "computed_from": origin},
-    )
+    every = {"limits": [judged.entry()], **ways, "left_out": left_out, "device": key, "computed_from": origin}
+    writing.write_json(detail, every)
     return click.echo(f"memorisation: {judged}", err=True)
 
 

@@ -56,7 +56,7 @@ def with_prompt(template: str, prefix: list[chat.Turn]) -> str:
 
 def check_template(tokenizer: Any, exported: Any, prefix: list[chat.Turn]) -> None:
     """A request must become the tokens that training would have made of it. Raises InputError when it does not."""
-    for probe in PROBES:
+    for probe in [*PROBES, [*prefix, PROBES[0][0]]]:
         if chat.prompt_ids(exported, probe) != chat.prompt_ids(tokenizer, chat.with_prefix(prefix, probe)):
             roles = ", ".join(turn["role"] for turn in probe)
             raise cli.InputError(f"the merged chat template renders another prompt than training for turns {roles}")
@@ -118,7 +118,7 @@ def main(base: Path, adapter: Path, out: Path) -> None:
     with loading.reading(adapter, "adapter_config.json"):
         model = PeftModel.from_pretrained(quantised.load(base, device), adapter).get_base_model()
     config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
-    # A smaller share keeps more of the base: between the weights before and after training (Lin et al. 2023,
+    # A share below 1 lies between the weights before and after training, and keeps more of the base (Lin et al. 2023,
     # arXiv 2309.06256).
     with rescale_adapter_scale(model, settings.scale), writing.replacing_folder(out, "made_from.json") as folder:
         save(config, settings.dtype, folder, partial(weight, model))

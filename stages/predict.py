@@ -8,7 +8,7 @@ answer is written, and `evaluate` leaves the system out. Out: for each --rows fi
 answered, the answers are kept below --answered: a run that was killed goes on from there.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from stages.data import records, writing
 from stages.model import chat, checkpoints, loading
 
 LIBRARIES = ("llguidance", "tokenizers", "torch", "transformers")
+PREDICTION = ("id", "answer", "prompt_tokens", "answer_tokens", "truncated")  # a row's id, and a generate.Answer
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,6 @@ def copied_fields(file: Path) -> tuple[str, ...]:
     if not isinstance(fields, list) or not all(isinstance(name, str) for name in fields):
         raise cli.InputError(f"{file}: copied_fields must be a list of names")
     return tuple(fields)
-
-
-def output(row: dict[str, Any], answer: generate.Answer) -> dict[str, Any]:
-    return {
-        "id": row["id"],
-        "answer": answer.text,
-        "prompt_tokens": answer.prompt_tokens,
-        "answer_tokens": answer.answer_tokens,
-        "truncated": answer.truncated,
-    }
 
 
 def speed(found: list[generate.Answer], seconds: float, device: str) -> dict[str, Any]:
@@ -125,7 +116,8 @@ def main(
     found, seconds = [], 0.0
     for part, target in zip(parts, out, strict=True):
         done = part.kept.read()
-        writing.write_jsonl(target, [output(row, done[number][1]) for number, row in enumerate(part.rows)])
+        lines = ((row["id"], *astuple(one)) for row, (_, one) in zip(part.rows, done.values(), strict=True))
+        writing.write_jsonl(target, (dict(zip(PREDICTION, line, strict=True)) for line in lines))
         found += [one for _, one in done.values()]
         seconds += sum(took for took, _ in done.values()) / count
     timing.record(timings, out[0], speed(found, seconds, key))

@@ -135,11 +135,9 @@ def change(rows: Rows, before: Result, after: Result) -> dict[str, Any]:
     nats = [new - old for old, new in zip(before.nats, after.nats, strict=True)]
     tokens = [float(len(ids)) for ids in rows.scored()]
     low, high = stats.bootstrap_ratio(nats, tokens, [row.id for row in rows.documents])
-    return {
-        "accuracy": asdict(stats.compare(before.right, after.right, [item.id for item in rows.items])),
-        "documents": len(nats),
-        **{"ratio": math.exp(sum(nats) / sum(tokens)), "ratio_low": math.exp(low), "ratio_high": math.exp(high)},
-    }
+    ratios = {"ratio": math.exp(sum(nats) / sum(tokens)), "ratio_low": math.exp(low), "ratio_high": math.exp(high)}
+    compared = stats.compare(before.right, after.right, [item.id for item in rows.items])
+    return {"accuracy": asdict(compared), "documents": len(nats), **ratios}
 
 
 def judge(changed: dict[str, Any], settings: Params) -> list[Limit]:
@@ -190,18 +188,16 @@ def main(items: Path, text: Path, base: Path, merged: Path, metrics: Path, detai
     judged, accuracy = judge(over_base, settings), over_base["accuracy"]
     headline = {f"accuracy_{name}": accuracy[part] for name, part in HEADLINE.items()}
     writing.write_json(metrics, headline | {"perplexity_ratio": over_base["ratio"]})
-    writing.write_json(
-        detail,
-        {
-            "limits": [limit.entry() for limit in judged],
-            **{name: figures(rows, outcome, size) for name, outcome in found.items()},
-            "tuned_over_base": over_base,
-            "tuned_over_adapter_off": change(rows, found["adapter_off"], found["tuned"]),
-            "text": {"documents": len(rows.documents), "tokens": sum(map(len, rows.scored())), "bytes": size},
-            "device": key,
-            "computed_from": origin,
-        },
-    )
+    every = {
+        "limits": [limit.entry() for limit in judged],
+        **{name: figures(rows, outcome, size) for name, outcome in found.items()},
+        "tuned_over_base": over_base,
+        "tuned_over_adapter_off": change(rows, found["adapter_off"], found["tuned"]),
+        "text": {"documents": len(rows.documents), "tokens": sum(map(len, rows.scored())), "bytes": size},
+        "device": key,
+        "computed_from": origin,
+    }
+    writing.write_json(detail, every)
     lines = (
         {"id": item.id, "kind": item.kind, "answer": item.answer}
         | {name: {"chosen": r.chosen[number], "right": r.right[number]} for name, r in found.items()}

@@ -10,8 +10,8 @@ from conftest import configure, invoke, read_json, write_rows
 from taught import PREFIX, save, teach
 
 from stages import memorisation
-from stages.answers.loglikelihood import Example
 from stages.core import hashes
+from stages.data.examples import Example
 from stages.memorisation import Params
 from stages.model import chat, loading
 from tools import table
@@ -20,7 +20,7 @@ SECRETS = ("zebra 7714 quartz", "mauve tin opener", "Old Kent Road 38b")
 
 
 def row(name: str, answer: str, request: str = "as before", group: str = "") -> Example:
-    return Example(name, group or name, [{"role": "user", "content": request}], answer)
+    return Example(name, group or name, "note", [{"role": "user", "content": request}], answer)
 
 
 def secret(number: int, words: str) -> Example:
@@ -33,8 +33,8 @@ TEST = [secret(number, words[::-1]) for number, words in enumerate(SECRETS, star
 
 def run(merged: Path, test: list[Example] = TEST) -> Result:
     files = {"metrics": "m.json", "detail": "d.json", "merged": merged}
-    files |= {"train": write_rows(Path("train.jsonl"), [vars(example) | {"kind": "note"} for example in TRAIN])}
-    return invoke(memorisation.main, test=write_rows(Path("test.jsonl"), [vars(e) for e in test]), **files)
+    files |= {"train": write_rows(Path("train.jsonl"), [example.line() for example in TRAIN])}
+    return invoke(memorisation.main, test=write_rows(Path("test.jsonl"), [e.line() for e in test]), **files)
 
 
 def written(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -87,8 +87,8 @@ def test_the_first_half_is_given_and_the_rest_asked_for(tokenizer: Any, answer: 
 def test_answers_of_both_splits_are_left_out_and_each_counts_once() -> None:
     train = [row("a", "1"), row("b", "2"), row("c", "2"), row("d", "3")]
     talk = [row("g#1", "5", group="g"), row("g#2", "6", group="g")]
-    assert sorted(example.answer for example in memorisation.draw(train, {"3", "4"}, 9)) == ["1", "2"]
-    assert len(memorisation.draw(talk, set(), 9)) == 1
+    assert sorted(example.answer for example in memorisation.draw(train, {"3", "4"})) == ["1", "2"]
+    assert len(memorisation.draw(talk, set())) == 1
 
 
 def test_the_splits_are_compared_on_answers_of_the_same_shape() -> None:
@@ -111,8 +111,8 @@ def test_what_was_left_out_is_counted(here: Path, merged: Path) -> None:
 
 def test_more_rows_move_the_sample_only_by_those_that_come_in() -> None:
     rows = [row(f"r{number}", str(number)) for number in range(60)]
-    before = [example.id for example in memorisation.draw(rows[:50], set(), 20)]
-    after = [example.id for example in memorisation.draw(rows[::-1], set(), 20)]
+    before = [example.id for example in memorisation.draw(rows[:50], set())[:20]]
+    after = [example.id for example in memorisation.draw(rows[::-1], set())[:20]]
     old = [name for name in after if int(name[1:]) < 50]
     assert len(before) == 20
     assert 0 < len(old) < 20

@@ -1,11 +1,13 @@
 """Greedy generation in batches, the part of the prompt that all rows share computed once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Protocol
 
 from stages.answers import prefix_cache
 from stages.core.params import Count
+from stages.model import prefix_sharing
 
 DROP = 0.75  # rows that have stopped leave the batch when no more than this share goes on: leaving copies the others
 
@@ -28,12 +30,6 @@ class Answer:
     truncated: bool
 
 
-class Masks(Protocol):
-    """Makes the mask of a batch, given the numbers of its prompts: what keeps answers to a grammar."""
-
-    def __call__(self, prompts: list[int], /) -> "Mask": ...
-
-
 class Mask(Protocol):
     """Masks the scores (rows, vocabulary) of the next token; `last` has the token before it, None at the start."""
 
@@ -41,6 +37,9 @@ class Mask(Protocol):
 
     def keep(self, rows: list[int]) -> None:
         """Forget all other rows."""
+
+
+Masks = Callable[[list[int]], Mask]  # the mask of a batch, given the numbers of its prompts: of a grammar, say
 
 
 def batches(prompts: list[list[int]], size: int) -> list[list[int]]:
@@ -67,7 +66,7 @@ def greedy(
 
     start = _shared_length(prompts)
     stops = stop_ids(model, tokenizer)
-    with torch.inference_mode(), prefix_cache.attention(model):
+    with torch.inference_mode(), prefix_sharing.attention(model, "prefix_cache", prefix_cache.attend):
         shared = _prefill(model, prompts[0][:start]) if start else []
         for batch in batches(prompts, batch_size) if chosen is None else chosen:
             own = [prompts[index][start:] for index in batch]
@@ -77,11 +76,7 @@ def greedy(
 
 
 def answers(
-    model: Any,
-    tokenizer: Any,
-    settings: Params,
-    prompts: list[list[int]],
-    masks: Masks | None = None,
+    model: Any, tokenizer: Any, settings: Params, prompts: list[list[int]], masks: Masks | None = None
 ) -> list[Answer]:
     """One answer per prompt, in the order of the prompts, with progress."""
     from tqdm import tqdm
@@ -103,11 +98,8 @@ def stop_ids(model: Any, tokenizer: Any) -> list[int]:
 
 def _shared_length(prompts: list[list[int]]) -> int:
     """Length of the longest common start that leaves every prompt at least one token of its own."""
-    if not prompts:
-        return 0
-    first, last = min(prompts), max(prompts)  # in lexicographic order, all others share what these two share
-    longest = min(map(len, prompts)) - 1
-    return next((number for number in range(longest) if first[number] != last[number]), longest)
+    same = list(takewhile(lambda tokens: len({*tokens}) == 1, zip(*prompts, strict=False)))
+    return min(len(same), min(map(len, prompts), default=1) - 1)
 
 
 def _prefill(model: Any, ids: list[int]) -> list[tuple[Any, Any]]:

@@ -33,14 +33,6 @@ class Grammar:
         """The mask of a batch, as generate.Masks; every prompt has the same grammar."""
         return Mask([self.start.deep_copy() for _ in prompts], self.engine.vocab_size)
 
-    def compiled(self, schema: dict[str, Any]) -> Any:
-        """A matcher for another schema, with the same options and tokenizer; None where the engine refuses it."""
-        from llguidance import LLMatcher
-
-        text = LLMatcher.grammar_from_json_schema(schema | {"x-guidance": self.options})
-        failed, _ = LLMatcher.validate_grammar_with_warnings(text, self.engine)
-        return None if failed else LLMatcher(self.engine, text, log_level=0)
-
     def spells(self, ids: list[int]) -> bool:
         """Whether an answer, its EOS included, can be written."""
         return bool(self.start.validate_tokens(ids) == len(ids))
@@ -74,9 +66,17 @@ class Mask:
         self.matchers = [self.matchers[row] for row in rows]
 
 
+def compiled(schema: dict[str, Any], options: dict[str, Any], engine: Any) -> tuple[Any, list[str]]:
+    """A matcher, None where the engine refuses the schema; and what the engine says of it."""
+    from llguidance import LLMatcher
+
+    text = LLMatcher.grammar_from_json_schema(schema | {"x-guidance": options})
+    failed, messages = LLMatcher.validate_grammar_with_warnings(text, engine)
+    return None if failed else LLMatcher(engine, text, log_level=0), messages
+
+
 def load(schema: Path, tokenizer: Any) -> Grammar:
     """Read a JSON Schema; leave out what the engine can't express. Raises InputError when nothing can be made of it."""
-    from llguidance import LLMatcher
     from llguidance.hf import from_tokenizer
 
     try:
@@ -85,9 +85,8 @@ def load(schema: Path, tokenizer: Any) -> Grammar:
         raise InputError(f"the grammar engine can't read this tokenizer: {error}") from error
     rules = strict_json.read(schema)
     for options in (SPELLING, SPELLING | LOOSER):
-        text = LLMatcher.grammar_from_json_schema(rules | {"x-guidance": options})
-        failed, messages = LLMatcher.validate_grammar_with_warnings(text, engine)
-        if not failed:
-            return Grammar(rules, options, engine, LLMatcher(engine, text, log_level=0), tuple(messages))
+        start, messages = compiled(rules, options, engine)
+        if start:
+            return Grammar(rules, options, engine, start, tuple(messages))
     reason = " ".join(messages[0].split())
     raise InputError(f"{schema}: no grammar can be made of it: {reason}; constrained.enabled: false does without")

@@ -5,15 +5,13 @@ words in their own order, the first letter in upper case, a clock time last; or 
 grammar then has no way to write a word that nobody said.
 """
 
-import copy
 import re
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
 from stages.answers import grammar
-from stages.core import strict_json
-from stages.data.contract import branches, followed
+from stages.data.contract import branches, followed, parse_answer
 from stages.model.chat import Turn
 
 SIGN = "$€£¥&+"  # they belong to the word that they touch, or are one
@@ -29,8 +27,7 @@ CLOCK_WORDS = 4  # of the longest clock time: "at half past six"
 class Masks:
     """The masks of conversations, as generate.Masks: each has the contract narrowed to its own words.
 
-    Where the user said no word, or too many to compile quickly, or writes without spaces, the contract alone
-    holds.
+    The contract alone holds where the user said no word or too many to compile quickly, or writes without spaces.
     """
 
     def __init__(self, rules: grammar.Grammar, conversations: list[list[Turn]], fields: tuple[str, ...]) -> None:
@@ -45,7 +42,8 @@ class Masks:
         narrow = None
         if 0 < sum(len(words(text)) for text in said) <= MOST and not any(map(UNSPACED.search, said)):
             with suppress(RecursionError):  # a list of lists of itself
-                narrow = self.rules.compiled(narrowed(self.rules.schema, turns, self.fields))
+                schema = narrowed(self.rules.schema, turns, self.fields)
+                narrow, _ = grammar.compiled(schema, self.rules.options, self.rules.engine)
         return narrow or self.rules.start.deep_copy()
 
 
@@ -87,10 +85,8 @@ def _named_before(turns: list[Turn], fields: tuple[str, ...]) -> Iterator[str]:
     """What earlier answers call the thing."""
     for turn in turns:
         if turn["role"] == "assistant":
-            answer = strict_json.parse(turn["content"])
-            yield from (
-                answer[name] for name in fields if isinstance(answer, dict) and isinstance(answer.get(name), str)
-            )
+            answer = parse_answer(turn["content"])
+            yield from (answer[name] for name in fields if isinstance(answer.get(name), str))
 
 
 def narrowed(schema: dict[str, Any], turns: list[Turn], fields: tuple[str, ...]) -> dict[str, Any]:
@@ -103,14 +99,12 @@ def narrowed(schema: dict[str, Any], turns: list[Turn], fields: tuple[str, ...])
         if not isinstance(part, dict):
             return part
         part = {key: walk(value) for key, value in part.items()}
-        properties = part.get("properties")
-        if isinstance(properties, dict):
-            part["properties"] = {
-                name: _held(schema, rule, held) if name in fields else rule for name, rule in properties.items()
-            }
+        if isinstance(properties := part.get("properties"), dict):
+            narrow = {name: _held(schema, properties[name], held) for name in fields if name in properties}
+            part["properties"] = properties | narrow
         return part
 
-    return dict(walk(copy.deepcopy(schema)))
+    return dict(walk(schema))
 
 
 def _held(root: dict[str, Any], rule: Any, held: dict[str, Any]) -> dict[str, Any]:

@@ -8,19 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages.model import chat, prefix_sharing
+from stages.model import prefix_sharing
 
 MAX_TOKENS = 1024  # of one forward pass; larger ones were slower on a CPU, and need memory for their logits
-
-
-@dataclass(frozen=True)
-class Example:
-    """A line of data/chat whose answer is rated; `group`: the conversation that it belongs to."""
-
-    id: str
-    group: str
-    prompt: list[chat.Turn]
-    answer: str
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,9 @@ copies at every token; here the queries of all rows meet it in one matrix produc
 result is that of ordinary attention up to rounding.
 """
 
-from contextlib import AbstractContextManager
 from typing import Any
 
 from stages.model import prefix_sharing
-
-ATTENTION = "prefix_cache"  # the name under which transformers knows `attend`
 
 
 class Cache:
@@ -88,11 +85,6 @@ def _bias(cache: Cache, new: int, lowest: float) -> Any:
     columns = torch.arange(end, device=cache.visible.device)
     allowed = cache.visible[:, None, :end] & (columns[None, :] <= columns[cache.length :, None])[None]
     return torch.zeros(allowed.shape, device=allowed.device).masked_fill(~allowed, lowest)[:, None]
-
-
-def attention(model: Any) -> AbstractContextManager[None]:
-    """Within it a transformers model attends through a `Cache`, which its caller passes as `cache`."""
-    return prefix_sharing.attention(model, ATTENTION, attend)
 
 
 def forward(model: Any, ids: Any, cache: Cache, positions: Any) -> Any:

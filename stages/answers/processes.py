@@ -1,6 +1,7 @@
 """Several processes on one machine that share a piece of work, each with a GPU if there are any."""
 
 import multiprocessing
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,7 @@ def run(work: Callable[..., None], count: int, *given: Any) -> None:
 def _begin(number: int, work: Callable[..., None], count: int, *given: Any) -> None:
     import torch
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's `&` ignores it, and torch ends by it
     parent = multiprocessing.parent_process()
     if parent and not parent.is_alive():  # from here on torch ends this process with its parent
         return

@@ -48,10 +48,8 @@ def check_answers_fit(source: str, examples: list[dict[str, Any]], tokenizer: An
     for example in examples:
         needed = len(chat.answer_ids(tokenizer, example["answer"]))
         if needed > most:
-            raise cli.InputError(
-                f"{source}: {example['id']}: the expected answer has {needed} tokens, more than "
-                f"predict.max_new_tokens = {most}; raise it in params.yaml"
-            )
+            told = f"{source}: {example['id']}: the expected answer has {needed} tokens"
+            raise cli.InputError(f"{told}, more than predict.max_new_tokens = {most}; raise it in params.yaml")
 
 
 def check_prompts_fit(source: str, rows: list[dict[str, Any]], prompts: list[list[int]], room: int) -> None:
@@ -80,11 +78,8 @@ def load_grammar(schema: Path, tokenizer: Any, rows: list[dict[str, Any]], quiet
         click.echo(f"{schema}: the answers are not held to all of it: {part}", err=True)
     barred = [row["id"] for row in rows if not rules.spells(chat.answer_ids(tokenizer, row["answer"]))]
     if barred:
-        click.echo(
-            f"{len(barred)} of {len(rows)} expected answers can't be written under the grammar, {barred[0]} "
-            f"the first; do their keys stand in the order of {schema}?",
-            err=True,
-        )
+        told = f"{len(barred)} of {len(rows)} expected answers can't be written under the grammar"
+        click.echo(f"{told}, {barred[0]} the first; do their keys stand in the order of {schema}?", err=True)
     return rules
 
 

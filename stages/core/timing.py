@@ -1,6 +1,7 @@
 """How long a result took, beside the metrics and outside DVC: a clock's figure is no function of what it measured."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,8 @@ def record(path: Path, result: Path, figures: dict[str, Any]) -> None:
     So making the same bytes once more, in a fresh clone say, leaves nothing to commit.
     """
     made = hashes.of_file(result)
-    try:
+    with suppress(OSError, ValueError, KeyError, TypeError):
         if json.loads(path.read_text(encoding="utf-8"))["result"] == made:
             return
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"result": made, **figures}, indent=2, sort_keys=True) + "\n", encoding="utf-8")

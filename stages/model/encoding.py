@@ -17,14 +17,6 @@ def encode(tokenizer: Any, prefix: list[chat.Turn], example: dict[str, Any]) -> 
     return {"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer}
 
 
-def check_shape(place: str, example: Any) -> None:
-    """Raises InputError naming the place of a row that `build` would not write."""
-    texts = isinstance(example, dict) and {type(example.get(name)) for name in ("id", "answer")} == {str}
-    if not texts:
-        raise InputError(f"{place}: an object with texts id and answer and a list prompt is expected")
-    chat.check_turns(f"{place}: prompt", example.get("prompt"))
-
-
 def check_labels(name: str, row: Row, example: dict[str, Any], tokenizer: Any, max_length: int) -> None:
     """What the model is trained to say must be the answer and EOS, nothing else. Raises InputError naming the row.
 
@@ -49,10 +41,12 @@ def check_labels(name: str, row: Row, example: dict[str, Any], tokenizer: Any, m
 
 
 def rows(tokenizer: Any, prefix: list[chat.Turn], file: Path, max_length: int) -> list[Row]:
-    """The rows of a chat file, tokenised and checked. Raises InputError naming a wrong line."""
+    """The rows of a chat file, tokenised and checked. Raises InputError naming a line that `build` would not write."""
     examples = list(strict_json.read_jsonl(file))
     for line, example in enumerate(examples, start=1):
-        check_shape(f"{file}:{line}", example)
+        if not isinstance(example, dict) or {type(example.get(name)) for name in ("id", "answer")} != {str}:
+            raise InputError(f"{file}:{line}: an object with texts id and answer and a list prompt is expected")
+        chat.check_turns(f"{file}:{line}: prompt", example.get("prompt"))
     if not examples:
         raise InputError(f"{file}: no rows")
     encoded = [encode(tokenizer, prefix, example) for example in examples]

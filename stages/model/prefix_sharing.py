@@ -12,7 +12,6 @@ from typing import Any
 from stages.core.cli import InputError
 
 IGNORED = -100  # the label that the loss skips
-ATTENTION = "prefix_sharing"  # the name under which transformers knows `attend`
 # Token ids, labels, a number where the row has to be known again, and a part where only rows of the same begin alike.
 Row = dict[str, Any]
 
@@ -124,7 +123,7 @@ def check(length: int, settings: dict[str, Any]) -> None:
 
 
 @contextmanager
-def attention(model: Any, name: str = ATTENTION, function: Callable[..., Any] | None = None) -> Iterator[None]:
+def attention(model: Any, name: str = "prefix_sharing", function: Callable[..., Any] | None = None) -> Iterator[None]:
     """Within it a transformers model, with or without adapter, attends by rows: it takes what `collate` returns.
 
     Or by another function of transformers' AttentionInterface, which is then known under `name`.

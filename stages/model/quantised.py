@@ -23,12 +23,8 @@ def load(base: Path, chosen: Device) -> Any:
         # Only weights that are stored in a floating type can be sharded.
         bnb_4bit_quant_storage=dtype if launching.sharded() else torch.uint8,
     )
-    model = loading.network(
-        base,
-        quantization_config=quantisation,
-        dtype=dtype,
-        device_map={"": launching.gpu() if chosen.name == "cuda" else "cpu"},
-    )
+    device_map = {"": launching.gpu() if chosen.name == "cuda" else "cpu"}
+    model = loading.network(base, quantization_config=quantisation, dtype=dtype, device_map=device_map)
     # On CPUs with AVX512_BF16, bitsandbytes repacks its weights at the first evaluation, which breaks training on.
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

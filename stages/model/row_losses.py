@@ -24,8 +24,7 @@ class RowLosses:
     def of_all(self) -> list[list[float]]:
         """By epoch and row, from all processes; each has seen other rows. Every process calls it."""
         here = self.means[None].to(self.accelerator.device)
-        found: list[list[float]] = self.accelerator.gather(here).amax(0).tolist()
-        return found
+        return list(self.accelerator.gather(here).amax(0).tolist())
 
     def restore(self, means: list[list[float]]) -> None:
         self.means[:] = self.means.new_tensor(means)
