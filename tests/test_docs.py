@@ -128,9 +128,10 @@ def test_the_measurements_on_show_are_those_of_the_files() -> None:
     spins = read("benchmarks/spinning.json")["tokens_per_second"]
     for count, quiet in spins["alone"].items():
         assert f" | {quiet:.0f} | {spins['beside_one_busy_process'][count]:.0f} |" in page, count
-    for size in read("benchmarks/validate.json")["sizes"]:
-        line = "| {rows:,} | {seconds} | {cpu_seconds} | {peak_mb} MB |".format(**size)
-        assert line in page, line
+    for stage in ("validate", "build", "report"):
+        for size in read(f"benchmarks/scale_{stage}.json")["sizes"]:
+            line = f"| {stage} | {{rows:,}} | {{seconds}} | {{cpu_seconds}} | {{peak_mb}} MB |".format(**size)
+            assert line in page, line
     load = read("benchmarks/serve.json")
     assert "{answered} of {requests} answered, {lost} lost".format(**load) in page
     assert f"p95 {load['p95_ms'] / 1000:.1f} s" in page

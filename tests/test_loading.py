@@ -83,7 +83,7 @@ def test_no_loader_of_a_folder_trusts_its_code() -> None:
 def test_all_that_answers_or_rates_has_the_type_for_it() -> None:
     files = [file for folder in ("stages", "tools", "benchmarks") for file in (ROOT / folder).rglob("*.py")]
     calls = [c for file in files for c in re.findall(r"loading\.load_model\(([^()]*)\)", file.read_text("utf-8"))]
-    assert len(calls) >= 10
+    assert len(calls) >= 8
     assert [c for c in calls if not re.search(r"device\.generate_dtype, (job\.)?device\.name$", c)] == []
 
 
