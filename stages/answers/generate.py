@@ -98,8 +98,9 @@ def stop_ids(model: Any, tokenizer: Any) -> list[int]:
 
 def _shared_length(prompts: list[list[int]]) -> int:
     """Length of the longest common start that leaves every prompt at least one token of its own."""
-    same = list(takewhile(lambda tokens: len({*tokens}) == 1, zip(*prompts, strict=False)))
-    return min(len(same), min(map(len, prompts), default=1) - 1)
+    first, last = min(prompts, default=[]), max(prompts, default=[])  # by their tokens: the others share what these do
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+    return min(same, min(map(len, prompts), default=1) - 1)
 
 
 def _prefill(model: Any, ids: list[int]) -> list[tuple[Any, Any]]:
