@@ -2,7 +2,7 @@
 
 \b
     python -m benchmarks.scale validate --out benchmarks/scale_validate.json
-    python -m benchmarks.scale build --rows 1000 --rows 1000000 --out benchmarks/scale_build.json
+    python -m benchmarks.scale build --out benchmarks/scale_build.json
 
 The rows are put together at random (seeded) from the words of the shipped training requests, so that letters, lengths
 and spelling are realistic and the rows differ. The report compares two commits that differ in one of them.
@@ -84,8 +84,8 @@ def options(stage: str, file: Path, scratch: Path) -> list[str]:
 def two_commits(folder: Path) -> list[str]:
     """A program that compares the rows of two commits; the second has one row more."""
     git = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@localhost", "-c", "gc.auto=0"]
-    for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "rows"]):
-        subprocess.run([*git, *words], check=True)
+    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "rows"]):
+        subprocess.run([*git, *command], check=True)
     with (folder / "data/raw/rows.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"instruction": "one more", "output": "{}"}\n')
     subprocess.run([*git, "commit", "--quiet", "-am", "one more"], check=True)
@@ -119,6 +119,8 @@ def main(stage: str, out: Path, counts: tuple[int, ...]) -> None:
             write_rows(file, made(count, known), stage)
             asked = two_commits(Path(folder)) if stage == "report" else options(stage, file, Path(folder))
             sizes.append({"rows": count, **measure(asked)})
+            if sizes[-1]["status"]:
+                raise cli.InputError(f"{stage} stopped at {count} rows; the reason stands above")
             click.echo(json.dumps(sizes[-1]), err=True)
     device = {"machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()}
     writing.write_json(out, {"device": device, "sizes": sizes})

@@ -97,10 +97,10 @@ class Data:
         for split, rows in self.splits.items():
             write_rows(self.folder / split / "rows.jsonl", rows)
         tables = {split: validate.read_table(self.folder / split, rules) for split in self.splits}
-        shipped = params.load("validate", validate.Params, KNOBS)
+        known = params.load("validate", validate.Params, KNOBS)
         given: dict[str, Any] = {"flag_only": ["order"], "phone_region": "US", **knobs}
         capital = Rule(["title", "new_title"], "matches", "^[A-Z]", "begins with a capital")
-        validate.check(tables, complete.schema_values(rules), Labelling(rules=[capital]), replace(shipped, **given))
+        validate.check(tables, complete.schema_values(rules), Labelling(rules=[capital]), replace(known, **given))
         return tables
 
     def failed(self, suite: str) -> set[str]:

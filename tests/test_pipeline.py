@@ -11,7 +11,11 @@ from typing import Any
 import pytest
 from conftest import KNOBS, ROOT
 
-from stages.core import yaml12
+from stages import build, fetch, gguf, memorisation, merge, replay, retention, train, validate
+from stages.answers import generate, work
+from stages.core import params, yaml12
+from stages.data import contract
+from stages.model import chat, loading
 from versions import history, rollback
 
 DVC = yaml12.parse((ROOT / "dvc.yaml").read_text(encoding="utf-8"), "dvc.yaml")
@@ -114,9 +118,17 @@ def test_metrics_and_plots_are_in_git(name: str) -> None:
 
 def test_the_tests_have_the_same_knobs() -> None:
     of_tests = yaml12.parse(KNOBS.read_text(encoding="utf-8"), "tests/params.yaml")
-    assert {name: list(section) for name, section in of_tests.items()} == {
-        name: list(section) for name, section in PARAMS.items()
-    }
+    assert {name: {*section} for name, section in of_tests.items()} == {name: {*PARAMS[name]} for name in PARAMS}
+
+
+def test_every_value_is_one_that_its_stage_takes() -> None:
+    of_stages = (build, fetch, gguf, memorisation, merge, replay, retention, train, validate)
+    sections = {module.__name__.removeprefix("stages."): module.Params for module in of_stages}
+    sections |= {"chat": chat.Params, "compute": loading.Params, "constrained": work.Constrained}
+    sections |= {"contract": contract.Params, "predict": generate.Params}
+    assert {*sections} == {*PARAMS}
+    for name, section in sections.items():
+        params.load(name, section, ROOT / "params.yaml")
 
 
 def test_every_params_section_is_read() -> None:

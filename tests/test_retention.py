@@ -124,10 +124,10 @@ def test_a_limit_is_broken_by_a_whole_interval(low: float, holds: bool) -> None:
 
 
 def test_guessing_at_random_breaks_the_limits() -> None:
-    shipped = params.load("retention", retention.Params, KNOBS)
+    knobs = params.load("retention", retention.Params, KNOBS)
     before = Result([0] * 180, [number % 12 < 5 for number in range(180)], [1.0])
     after = Result([0] * 180, [number % 4 == 0 for number in range(180)], [1.0])
-    accuracy, _ = retention.judge(retention.change(rows_of(180, [1]), before, after), shipped)
+    accuracy, _ = retention.judge(retention.change(rows_of(180, [1]), before, after), knobs)
     assert not accuracy.holds
 
 

@@ -26,7 +26,7 @@ def run(work: Callable[..., None], count: int, *given: Any) -> None:
 def _begin(number: int, work: Callable[..., None], count: int, *given: Any) -> None:
     import torch
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's `&` ignores it, and torch ends by it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's `&` has it ignored, and torch ends us by it
     parent = multiprocessing.parent_process()
     if parent and not parent.is_alive():  # from here on torch ends this process with its parent
         return

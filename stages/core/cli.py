@@ -71,7 +71,7 @@ def end_with_caller() -> None:
             time.sleep(1)
         try:
             sys.stderr.write("\nthe dvc or make that started this is gone; stopping\n")
-        except OSError:  # whoever read it is gone, too: a progress bar would end the training before its checkpoint
+        except OSError:  # nobody reads it: the next write of a progress bar would end a training before its checkpoint
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
         os.kill(os.getpid(), signal.SIGTERM)  # a training leaves a checkpoint after its step; all else ends at once
         time.sleep(300)

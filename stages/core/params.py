@@ -48,6 +48,6 @@ def _lines(path: Path, name: str, errors: list[Any]) -> list[str]:
     lines = []
     for error in errors:
         where, message = ".".join([name, *map(str, error["loc"])]), error["msg"].removeprefix("Value error, ")
-        given = "" if error["type"] == "value_error" else f" (got {error['input']!r})"  # it would be the whole section
+        given = "" if error["type"] == "value_error" else f" (got {error['input']!r})"  # else the section
         lines.append(f"{path}: {where}: {message}{given}")
     return lines

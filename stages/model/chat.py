@@ -39,9 +39,9 @@ def with_prefix(prefix: list[Turn], turns: list[Turn]) -> list[Turn]:
 
 
 def without(told: str, turns: list[Turn]) -> list[Turn]:
-    """Drop the line `told` from a row's own system turn, which `with_prefix` puts there.
+    """Drop from a row's own system turn the line `told`, which `with_prefix` adds again.
 
-    So the row is fit for a system that is told something else.
+    Without it the row also fits a system that is told something else.
     """
     first, *rest = turns
     if first["role"] != "system" or not f"{first['content']}\n".startswith(f"{told}\n"):

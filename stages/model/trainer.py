@@ -67,7 +67,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         loss = logs.get("loss", logs.get("eval_loss", 0.0))
         if not math.isfinite(loss):
             untrained = self.state.global_step == 1 and "loss" in logs
-            remedy = "another compute.device" if untrained else "a lower train.learning_rate"
+            remedy = "another compute.device or base model" if untrained else "a lower train.learning_rate"
             at = f"step {self.state.global_step} of {self.state.max_steps}"
             raise InputError(f"{at}: the loss is {loss}; set {remedy} in params.yaml")
         super().log(logs, start_time)
