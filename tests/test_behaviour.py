@@ -69,6 +69,13 @@ def test_each_answer_of_a_conversation_is_a_test(here: Path) -> None:
     assert [example.id for case in behaviours.read(folder, RULES) for example in case.examples] == ["m#1", "m#2"]
 
 
+def test_two_variants_of_a_request_need_no_ids(here: Path) -> None:
+    pairs = [{"instruction": "Feed the hens", "variant": variant} for variant in ("feed the hens", "FEED THE HENS")]
+    found = behaviours.read(write({"invariance-case": [*pairs, pairs[0] | {"id": 7}]}), RULES)
+    assert len({case.id for case in found}) == 3
+    assert [example.id for example in found[2].examples] == ["7", "7~variant"]
+
+
 def test_tests_are_in_the_order_of_their_files(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     glob = Path.glob
     monkeypatch.setattr(Path, "glob", lambda folder, pattern: sorted(glob(folder, pattern), reverse=True))
@@ -81,6 +88,7 @@ def test_tests_are_in_the_order_of_their_files(here: Path, monkeypatch: pytest.M
         ({"minimum-a": [{"instruction": "a"}]}, "minimum-a.jsonl:1: 'output' is missing"),
         ({"minimum-a": [MINIMUM | {"output": '{"action":"fly"}'}]}, "minimum-a.jsonl:1: answer: "),
         ({"invariance-a": [{"instruction": "a"}]}, "invariance-a.jsonl:1: 'instruction' and 'variant'"),
+        ({"invariance-a": [INVARIANCE | {"variant": " "}]}, "invariance-a.jsonl:1: 'instruction' and 'variant'"),
         ({"invariance-a": [DIRECTIONAL]}, "invariance-a.jsonl:1: 'changes' must be"),
         ({"invariance-a": [INVARIANCE | {"input": "x"}]}, "invariance-a.jsonl:1: field 'input' is not read"),
         ({"directional-a": [INVARIANCE]}, "directional-a.jsonl:1: 'changes' must be"),
@@ -110,7 +118,7 @@ def run(answers: dict[str, Any]) -> Result:
 def test_the_stage_writes_rates_by_kind_and_by_capability(here: Path) -> None:
     write(FILES | {"minimum-created": [MINIMUM | {"id": "m2"}]})
     answers = {"m1": HENS, "m2": "no", "i1": HENS, "i1~variant": HENS, "x1": HENS, "x1~variant": HENS}
-    assert run(answers).exit_code == 0
+    assert "minimum 0.500 of 2, invariance 1.000 of 1, " in run(answers).output
     low = stats.wilson(1, 2)[0]
     assert read_json(here / "metrics.json") == {
         **{"minimum": 0.5, "minimum_low": low, "minimum_n": 2},
@@ -138,4 +146,6 @@ def test_without_tests_nothing_is_measured(here: Path, present: bool) -> None:
 
 def test_answers_to_other_requests_are_refused(here: Path) -> None:
     write(FILES)
-    assert "answers.jsonl: it answers other requests" in run({"m1": HENS}).output
+    every = dict.fromkeys(("m1", "i1", "i1~variant", "x1", "x1~variant"), HENS)
+    for answers in ({"m1": HENS}, every | {"m2": HENS}):
+        assert "answers.jsonl: it answers other requests" in run(answers).output

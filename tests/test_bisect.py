@@ -115,6 +115,12 @@ def test_a_merge_is_one_step(repository: Path) -> None:
     assert [step.commit for step in bisect.steps(side, merge)] == [side, merge]  # not what the trunk had before
 
 
+def test_a_version_without_rows_in_git_is_named(repository: Path) -> None:
+    pointer = b"outs: [{path: other.jsonl}]"
+    without = toy.forge(repository, {"data/raw/old.jsonl.dvc": pointer})
+    assert f"{without[:7]} has no data/raw, or a pointer there" in bisected(1, "first", without)
+
+
 def test_a_version_that_ran_later_still_counts_where_it_came_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

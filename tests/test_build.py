@@ -79,7 +79,7 @@ def test_a_subset_keeps_the_mix_and_is_part_of_every_larger_one() -> None:
     assert [Counter(row.id[0] for row in part) for part in (small, large)] == [{"c": 6, "d": 3}, {"c": 20, "d": 10}]
     assert {r.id for r in small} < {r.id for r in large}
     assert {r.id for r in build.subset(every[::-1], 30, RULES)} == {r.id for r in large}
-    assert build.subset(every, None, RULES) == every
+    assert build.subset(every, None, RULES) == build.subset(every, 90, RULES) == every
 
 
 def test_a_subset_of_more_rows_than_there_are_is_refused() -> None:
@@ -98,6 +98,8 @@ def test_few_shot_covers_the_kinds_and_does_not_depend_on_order() -> None:
     assert build.few_shot(every[::-1], RULES.kinds, 8) == chosen
     assert len(build.few_shot(every, RULES.kinds, 100)) == len(every)
     assert len(build.few_shot([shot("", 1)], (), 3)) == 1
+    places = [build.position(example.prompt) for example in build.few_shot(every[:5], (), 5)]
+    assert places == sorted(places)
     said = [*every[0].prompt, {"role": "assistant", "content": "{}"}, {"role": "user", "content": "and that?"}]
     assert len(build.few_shot([*every, replace(every[0], id="later", prompt=said)], RULES.kinds, 100)) == len(every)
 
@@ -139,14 +141,18 @@ def test_too_long_rows_are_refused_and_test_rows_never(here: Path, base: Path, s
     long = "word " * 60
     configure(here, predict={"max_new_tokens": 300})
     held_out = row("held", f"{long}10")  # by its hash
-    result = run(base, [*sound, row("long", long), held_out], [row("t1", "a test"), row("t2", long)])
+    result = run(base, [*sound, row("long", long, "more"), held_out], [row("t1", "a test"), row("t2", long)])
     assert (result.exit_code, "build.max_refused" in result.output) == (1, True)
     assert "data/raw/rows.jsonl:long: " in result.output
-    assert ", 2 test, 2 too long\n" in result.output
-    assert [refused["id"] for refused in read_rows(here / "chat" / "refused.jsonl")] == ["long", "held"]
+    assert ", 2 test, 3 too long\n" in result.output
+    assert [refused["id"] for refused in read_rows(here / "chat" / "refused.jsonl")] == ["long#1", "long#2", "held"]
     counts = read_json(here / "build.json")
-    assert counts["train"]["examples"] + counts["valid"]["examples"] + counts["refused"] == 62
+    assert counts["train"]["examples"] + counts["valid"]["examples"] + counts["refused"] == 63
     assert counts["test"]["examples"] == 2
+    configure(here, chat={"max_length": max(counts[name]["tokens_longest"] for name in ("train", "valid"))})
+    assert run(base, sound, [row("t1", "a test")]).exit_code == 0
+    counts = read_json(here / "build.json")
+    assert counts["train"]["examples"] + counts["valid"]["examples"] == 60, "a row may have all of the length"
 
 
 def test_the_counts_are_those_of_the_files(here: Path, base: Path, tokenizer: Any) -> None:

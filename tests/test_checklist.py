@@ -11,9 +11,9 @@ import pytest
 from conftest import KNOBS, ROOT, SCHEMA, write_rows
 
 from stages import validate
-from stages.checklist import clean, complete, consistent, correct, safe, size, usage, verdicts
+from stages.checklist import clean, complete, consistent, correct, representative, safe, size, usage, verdicts
 from stages.checklist.labelling import Labelling, Rule
-from stages.checklist.row import CheckedRow, Example, Tables, flag, texts
+from stages.checklist.row import CheckedRow, Example, Tables, flag, own_words, texts
 from stages.core import params
 from stages.data import contract, writing
 from stages.data.rows import Row
@@ -212,6 +212,17 @@ ROW_DEFECTS: dict[str, Callable[[Data, str], None]] = {
     "leak": from_test(str.upper),
     "near_leak": from_test(lambda request: f"{request}z"),
 }
+REASONS = {  # how they begin, where they name a value or a row; {} is the split
+    "grounded": "title: 'giraffe' is nowhere in the request",
+    "order": "'title' stands before 'action', in most answers after it",
+    "types": "due_date: number, in most answers string",
+    "conflict": "same request, other answer at {}/rows.jsonl:4",
+    "duplicate": "same request and answer as {}/rows.jsonl:4",
+    "near_duplicate": "98% like {}/rows.jsonl:4, with the same answer",
+    "trigger": "'qzx' always gives this answer (5 times)",
+    "leak": "same request as the test row test/rows.jsonl:4 ",
+    "near_leak": "98% like test/rows.jsonl:4, a test row with the same answer",
+}
 CASES = [(split, check) for split, checks in verdicts.CHECKS.items() for check in checks]
 
 
@@ -246,8 +257,10 @@ FIGURE_DEFECTS: dict[str, Callable[[Data], None]] = {
 def test_a_defect_of_a_row_fails_its_own_check_alone(data: Data, split: str, check: str) -> None:
     ROW_DEFECTS[check](data, split)
     assert data.failed(split) == {check}
-    other = "test" if split == "train" else "train"
-    assert not any(checked.reasons | checked.flags for checked in data.checked()[other])
+    other, tables = "test" if split == "train" else "train", data.checked()
+    assert not any(checked.reasons | checked.flags for checked in tables[other])
+    reasons = [found[check] for checked in tables[split] if check in (found := checked.reasons | checked.flags)]
+    assert reasons[-1].replace(f"{data.folder}/", "").startswith(REASONS.get(check, "").format(split))
 
 
 @pytest.mark.parametrize(
@@ -305,13 +318,30 @@ def test_figures_by_hand(data: Data) -> None:
     data.add("test", row("buy glue", create("buy glue")))  # refused, so it counts in no figure
     found = verdicts.measure(data.checked(), 0.8)
     assert found["action_mix"][0][0] == pytest.approx(9 / 29 - 1 / 21)
+    assert found["action_mix"][0][1] == "'complete': -26% in test"
     assert found["test_rows"] == [(21, "a rate of one half is known to ±21%")]
-    assert (size.verdict(50)[:6], size.verdict(5000)[:4]) == ("50-100", "5000")
+    tiers = [size.verdict(rows).partition(":")[0] for rows in (49, 50, 99, 100, 499, 500, 999, 1000, 4999, 5000)]
+    between = [tier for tier in ("50-100", "100-500", "500-1000", "1000-5000") for _ in range(2)]
+    assert tiers == ["fewer than 50", *between, "5000 or more"]
+    assert size.precision(0).endswith("±98%")
 
 
 def asking(request: str, kind: str = "") -> CheckedRow:
     example = Example(request, request, request, request, {"k": kind}, kind, kind)
     return CheckedRow(Row("f", 1, "", (), "", ""), examples=[example])
+
+
+def test_distances_by_hand() -> None:
+    splits = ["a b", "a b c d"], ["eeee", "e e f b"]
+    train, test = ([asking(request).examples[0] for request in split] for split in splits)
+    assert representative.length(train, test) == (0.5, "1 words or fewer")
+    assert representative.length(train, [])[0] == 1.0
+    assert representative.unseen(train, test) == (0.8, "e, eeee, f")
+
+
+def test_words_that_ten_requests_begin_with_are_left_out() -> None:
+    asked = ["do it", *(f"do it {number}" for number in range(9))]
+    assert (own_words(asked)[:2], own_words(asked[:9])) == (["do it", "0"], asked[:9])
 
 
 FED = "remind me to feed the cat"
@@ -368,7 +398,11 @@ def test_what_nobody_sees_is_refused_in_an_answer_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["</s>", "[INST] hi", "<<SYS>>", "<bos>", "<think>", "<start_of_turn>user", "<\uff5cUser\uff5c>"]
+    "text",
+    [
+        *("</s>", "[INST] hi", "<<SYS>>", "<bos>", "<think>", "<start_of_turn>user", "<\uff5cUser\uff5c>"),
+        *("[/INST]", "<</SYS>>", "<s>", "<extra_id_12>", "</tool_call>", "<end_of_turn>", "[TOOL_CALLS]"),
+    ],
 )
 def test_control_tokens_of_every_chat_format_are_found(text: str) -> None:
     assert clean.CHAT_TOKENS.search(text)
@@ -382,6 +416,7 @@ def test_values_are_found_in_objects_and_lists() -> None:
 
 def test_order_and_types_are_those_of_the_kind() -> None:
     answers = [({"x": 1, "y": "s"}, "a"), ({"x": 2, "y": "t"}, "a"), ({"y": 1, "x": "s"}, "b")]
+    answers += [({"x": 1, "y": 1}, "c"), ({"y": 1, "x": 1}, "c")]  # as often in one order as in the other
     table = [asking("x") for _ in answers]
     for checked, (value, kind) in zip(table, answers, strict=True):
         checked.examples = [replace(checked.examples[0], answer=value, kind=kind)]
@@ -396,9 +431,10 @@ def test_a_field_is_copied_from_its_share_on() -> None:
         checked.examples = [replace(checked.examples[0], answer={"t": "dog" if number == 9 else "cat"})]
     correct.check_grounded([table], [], 0.9, [])
     assert "grounded" in table[-1].reasons
-    table[-1].reasons.clear()
-    correct.check_grounded([table], [complete.SchemaValue("", ("t",), "dog")], 0.9, [])
-    assert not table[-1].reasons, "a code is no copy"
+    for kind in ("", "k", "other"):
+        table[-1].reasons.clear()
+        correct.check_grounded([table], [complete.SchemaValue(kind, ("t",), "dog")], 0.9, [])
+        assert bool(table[-1].reasons) == (kind == "other"), "a code is no copy"
 
 
 def test_a_key_in_an_id_a_system_turn_or_an_answer_is_found(data: Data) -> None:
@@ -423,6 +459,7 @@ def test_an_address_in_an_id_is_found_and_a_number_is_none(data: Data) -> None:
 
 UNSEEN = {"\U0001f468\u200d\U0001f467 fish": False, "\x1b[31mglue": True, "\ue000 glue": True, "\u3164 glue": True}
 UNSEEN |= {"small\tfish\u200c\u200f": False, "\ufffd glue": True, "\u2800 glue": True}
+UNSEEN |= {"\u034f glue": True, "\U0001f3f4\U000e0067\U000e007f fish": False}
 
 
 @pytest.mark.parametrize("asked", UNSEEN)
@@ -538,7 +575,17 @@ def test_of_many_requests_few_are_compared(monkeypatch: pytest.MonkeyPatch) -> N
     assert sum(len(known.candidates(text)) for text in texts) < 2 * len(texts)
     monkeypatch.setattr(clean, "SAMPLE", 2)
     table = [asking(request) for request in ("pay bill 17", "pay bill 26", "pay bill 35", "sing me")]
-    assert clean.templated(table, 0.8)[0] == 1.0  # the first and the third
+    assert clean.templated(table, 0.8) == (1.0, "pay bill 35 | pay bill 17")  # the first and the third
+
+
+def test_what_is_near_to_a_refused_row_or_has_another_answer_stays() -> None:
+    table = [asking(20 * "x" + tail) for tail in ("", "y", "yyy")] + [asking(20 * "x", "other")]
+    clean.check_near_duplicates(table, 0.95)
+    assert [bool(checked.reasons) for checked in table] == [False, True, False, False]
+
+
+def test_a_word_of_the_answer_is_not_suspected() -> None:
+    assert list(safe.suspected([asking("please halt", "halt").examples[0]] * 2, 2)) == ["please"]
 
 
 def test_a_keyword_of_a_kind_is_no_trigger() -> None:

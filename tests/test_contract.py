@@ -87,11 +87,14 @@ def test_discriminator_of_other_schemas(tmp_path: Path) -> None:
     some = [{"properties": {"size": {"const": "s"}, "kind": {"const": "x"}}}, {"properties": {"kind": {"const": "y"}}}]
     assert load(tmp_path, {"oneOf": some}).discriminator == "kind"
     refs = {
-        "anyOf": [{"$ref": "#/$defs/x"}, {"$ref": "#/$defs/y"}],
-        "$defs": {"x": {"properties": {"kind": {"const": "x"}}}, "y": {"properties": {"kind": {"const": "y"}}}},
+        "anyOf": [{"$ref": "#/$defs/x~1~01"}, {"$ref": "#/$defs/y"}],
+        "$defs": {"x/~1": {"properties": {"kind": {"const": "x"}}}, "y": {"properties": {"kind": {"const": "y"}}}},
     }
     assert load(tmp_path, refs).discriminator == "kind"
     assert load(tmp_path, {"type": "object"}).discriminator == ""
+    assert load(tmp_path, {"oneOf": [{"$ref": "#/anyOf/0"}], "anyOf": [{}]}).discriminator == ""
+    old = {"$schema": "http://json-schema.org/draft-03/schema#", "required": True}
+    assert load(tmp_path, old).discriminator == ""
     kind = {"properties": {"kind": {"const": "x"}}}
     root = {"$ref": "#/definitions/r", "definitions": {"r": {"oneOf": [{"$ref": "#/definitions/x"}]}, "x": kind}}
     assert load(tmp_path, root).kinds == ("x",)
@@ -101,7 +104,7 @@ def test_discriminator_of_other_schemas(tmp_path: Path) -> None:
         load(tmp_path, enum, "intend")
 
 
-@pytest.mark.parametrize("schema", ["[]", "{", '{"type": "nonsense"}', '{"a": 1, "a": 2}'])
+@pytest.mark.parametrize("schema", ["[]", "{", '{"$schema": 3}', '{"type": "nonsense"}', '{"a": 1, "a": 2}'])
 def test_a_bad_schema_is_refused_by_name(tmp_path: Path, schema: str) -> None:
     with pytest.raises(InputError, match=r"^[^ ]*schema\.json: (?!.*schema\.json)"):
         load(tmp_path, schema)
@@ -175,9 +178,10 @@ def test_rules_of_the_root_and_formats_hold_too(tmp_path: Path) -> None:
         assert rules.error({"a": "z"}) == "'note' is a required property"
     pair = {"$schema": "http://json-schema.org/draft-07/schema#", "properties": {"x": {"items": [{"type": "string"}]}}}
     assert load(tmp_path, pair).error({"x": [1]}) == "x/0: 1 is not of type 'string'"
-    dated = load(tmp_path, {"properties": {"x": {"format": "date"}, "y": {"format": "date-time"}}})
-    assert dated.error({"x": "2026-13-01"})
-    assert dated.unchecked == ("date-time",)
+    formats = ("date", "own-c", "own-b", "date-time", "own-a")
+    dated = load(tmp_path, {"properties": {name: {"format": name} for name in formats}})
+    assert dated.error({"date": "2026-13-01"})
+    assert dated.unchecked == ("date-time", "own-a", "own-b", "own-c")
 
 
 def test_what_all_alternatives_share_tells_no_kinds_and_an_enum_may_be_a_reference(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def test_a_folder_is_copied_without_what_is_not_wanted(here: Path, local: Path) 
     (local / "optimizer.pt").write_bytes(b"pickle")
     (local / "modeling_own.py").write_text("print('hello')", encoding="utf-8")
     (local / "model.Q4_0.gguf").write_bytes(b"")
+    (here / "models" / "base").mkdir(parents=True)  # an empty folder is nobody's
     more = {"model.safetensors.index.json", "generation_config.json", "special_tokens_map.json", "vocab.json"}
     more |= {"vocab.txt", "merges.txt", "spiece.model", "LICENSE"}
     for name in more:
@@ -73,7 +74,7 @@ def test_quantised_weights_are_refused(here: Path, local: Path) -> None:
     assert_refused("config.json: the weights are quantised")
 
 
-@pytest.mark.parametrize("revision", ["", "main", "v1.0", "abc123", "G" * 40])
+@pytest.mark.parametrize("revision", ["", "main", "v1.0", "abc123", "G" * 40, "a" * 41])
 def test_a_hub_revision_that_can_move_is_refused(here: Path, revision: str) -> None:
     configure(here, fetch={"source": "hub", "hub_revision": revision})
     assert_refused("fetch.hub_revision")
@@ -190,15 +191,19 @@ def test_a_missing_folder_is_named_and_the_old_model_stays(here: Path, local: Pa
     configure(here, fetch={"source": "path", "path": "nowhere"})
     assert_refused("nowhere")
     assert hashes.of_folder(here / "models" / "base") == before
+    configure(here, fetch={"path": ""})
+    assert_refused("fetch.path: '' is not a folder")
     configure(here, fetch={"path": str(local)})
     assert run().exit_code == 0
 
 
-def test_a_folder_with_something_else_is_left_alone(here: Path, local: Path) -> None:
-    (here / "models" / "base").mkdir(parents=True)
-    (here / "models" / "base" / "thesis.txt").write_text("mine", encoding="utf-8")
+@pytest.mark.parametrize("name", ["base/thesis.txt", "base"])
+def test_what_is_no_model_is_left_alone(here: Path, local: Path, name: str) -> None:
+    thesis = here / "models" / name
+    thesis.parent.mkdir(parents=True)
+    thesis.write_text("mine", encoding="utf-8")
     assert_refused("is not the folder of a model")
-    assert (here / "models" / "base" / "thesis.txt").read_text(encoding="utf-8") == "mine"
+    assert thesis.read_text(encoding="utf-8") == "mine"
 
 
 def fake_pip(wheel: Path) -> Any:

@@ -76,6 +76,7 @@ def test_what_a_sparse_checkout_leaves_out_is_part_of_the_working_tree(plain: Pa
     for name in ("a", "b"):
         (plain / name).mkdir()
         (plain / name / "x").write_text(name, encoding="utf-8")
+    (plain / "a/x").chmod(0o755)
     toy.commit(plain, "both")
     toy.run(plain, "git", "sparse-checkout", "set", "--no-cone", "/a/")
     assert not (plain / "b").exists()
@@ -95,12 +96,26 @@ def test_no_program_that_version_or_configuration_name_is_run(plain: Path, monke
     tree = history.working_tree()
     assert history.read(tree, "file") == b"a\r\nb\n"
     assert not (plain / "ran").exists()
+    toy.run(plain, "git", "replace", *(history.files(tree)[name] for name in ("file", ".gitattributes")))
+    assert history.read(tree, "file") == b"a\r\nb\n"
 
 
 def test_another_repository_in_the_environment_is_not_read(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toy.run(plain, "git", "commit", "--quiet", "--allow-empty", "--message", "here")
     monkeypatch.setenv("GIT_DIR", "/nowhere")
     assert len(history.commits("HEAD")) == 1
+
+
+@pytest.mark.parametrize("name", ["..", ".GIT"])
+def test_a_name_that_git_never_checks_out_is_refused(plain: Path, name: str) -> None:
+    tree = history.git("mktree", "-z", "--missing", given=f"100644 blob {'1' * 40}\t{name}\0").decode().strip()
+    with pytest.raises(InputError, match="never check out"):
+        history.files(tree)
+
+
+def test_an_object_that_is_missing_is_named(plain: Path) -> None:
+    with pytest.raises(InputError, match=f"{'f' * 40} can't be read; try `git fsck`"):
+        history.blobs(["f" * 40])
 
 
 def test_links_of_a_version_are_named_and_never_read(repository: Path) -> None:

@@ -55,7 +55,7 @@ def made(text: str, **changed: Any) -> report.Report:
         likelihood=None,
         moved=[metric],
         kinds=3,
-        checks=[Check(text, text, text, text, holds=False)],
+        checks=[Check(text, text, text, text, holds=False)] * 2,
         listings=[Listing(Safe("Answers"), entries, open=True), Listing(Safe("Rows"), entries)],
     )
     return replace(whole, **changed)
@@ -94,8 +94,8 @@ def test_text_changes_nothing_but_itself(name: str, variant: str) -> None:
 @pytest.mark.parametrize(
     ("variant", "status", "title"),
     [
-        ("fails by a problem", 1, "## ❌ The gate fails: `plain`"),
-        ("fails by a check", 1, "## ❌ The gate fails: `plain`"),
+        ("fails by a problem", 1, "## ❌ The gate fails: `plain`: `plain`, and 3 more\n"),
+        ("fails by a check", 1, "## ❌ The gate fails: `plain` is `plain`; `plain`, and 1 more\n"),
         ("refused", 2, "## ⚪ Not compared: `plain`"),
         ("holds", 0, "## ✅ The gate holds: `plain` `plain` 0.500 → 0.600, no evidence of a change. **The test set"),
     ],
@@ -132,6 +132,7 @@ def test_what_is_not_marked_is_code_and_what_is_cut_says_so() -> None:
     assert (inert.finalize(7), inert.finalize(0.12345)) == (7, "0.123")
     assert inert.line("x" * 401) == "x" * 400 + "…"
     assert inert.line("x" * 400) == "x" * 400
+    assert inert.line("|" * 101) == "\\x7c" * 100 + "…"
     assert inert.line("\u115f\u3164\u2800\ufe00\U000e0100") == r"\u115f\u3164\u2800\ufe00\U000e0100"
     assert inert.line("\u0e01\u0e34\u0e48\u0e07") == "\u0e01\u0e34\u0e48\u0e07"  # Thai: two marks over a letter
 

@@ -124,6 +124,7 @@ def test_a_gpu_holds_a_tile_of_the_logits_and_no_mapped_file() -> None:
     parts = memory.parts(shape, on_gpu)
     assert parts["logits"] == 2 * 100 * 32768 + 4 * 100 * 160
     assert parts["weights"] == 2 * shape.unquantised + memory.NF4 * shape.linear
+    assert memory.logits(shape, replace(on_gpu, loss_tokens=5000)) == 2 * 4096 * 32768 + 4 * 5000 * 160
     assert parts["overhead"] == 0
     in_float32 = memory.activations(shape, replace(on_gpu, on_cpu=True))
     assert in_float32 - parts["activations"] == 3 * GRID * 2 * 2 * (4 * 48 + 2 * 48)  # q, k, v and what comes of them
@@ -172,6 +173,7 @@ def test_rating_takes_the_logits_of_one_pass() -> None:
     held = peak(lambda: loglikelihood.rate(model, queries, ""))
     assert rated - 6 * shape.parameters == pytest.approx(held, rel=0.15)
     one, other = (memory.stages(shape, run(size), memory.Asked(6, 100, 8), 0, 597) for size in (2, 4))
+    assert one["gguf"] == (6 * 50_000 * 160, 0)
     assert one["predict"] == other["predict"]  # a CPU answers in float32, whatever it trains in
     assert one["retention, memorisation"] == other["retention, memorisation"] == (rated, 0)
 
@@ -200,7 +202,8 @@ def test_merging_takes_one_matrix_and_what_is_added_to_it(base: Any) -> None:
 
 @pytest.mark.parametrize(
     ("config", "named"),
-    [({"model_type": "gpt2"}, "gpt2"), ({"model_type": "llama"}, "hidden_size"), (TINY | {"hidden_size": "x"}, "size")],
+    [({"model_type": "gpt2"}, "gpt2"), ({"model_type": "llama"}, "hidden_size")]
+    + [(TINY | wrong, "size") for wrong in ({"hidden_size": "x"}, {"num_attention_heads": 0})],
 )
 def test_what_cannot_be_planned_is_named(config: dict[str, Any], named: str) -> None:
     with pytest.raises(click.ClickException, match=rf"config.json.*{named}"):

@@ -9,7 +9,7 @@ from stages.core import params, yaml12
 @dataclass(frozen=True)
 class Sample:
     rate: params.Positive
-    count: int
+    count: params.Count
     name: str | None
     share: params.Share = 1.0
 
@@ -46,7 +46,11 @@ def test_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["- a", "a: 1\na: 2", "a: {b: 1, b: 2}", "a: !!python/object:os.system x", "[" * 2000, "a: *b"]
+    "text",
+    [
+        *("- a", "a: 1\na: 2", "a: {b: 1, b: 2}", "a: !!python/object:os.system x", "[" * 2000, "a: *b"),
+        *("a: !!timestamp x", "a: !!bool x", "a: !!int x", "? [a]\n: 1"),
+    ],
 )
 def test_yaml_that_is_no_plain_mapping_is_refused_by_name(text: str) -> None:
     with pytest.raises(ValueError, match=r"x\.yaml"):
@@ -60,6 +64,7 @@ def test_yaml_that_is_no_plain_mapping_is_refused_by_name(text: str) -> None:
         ("sample: {rate: 1.0, count: 2, name: a, extra: 1}", "sample.extra"),
         ("sample: {rate: '1.0', count: 2, name: a}", "sample.rate"),
         ("sample: {rate: 1.0, count: true, name: a}", "sample.count"),
+        ("sample: {rate: 1.0, count: 0, name: a}", "sample.count"),
         ("sample: {rate: .nan, count: 1, name: a}", "sample.rate"),
         ("sample: {rate: 0, count: 1, name: a}", "sample.rate"),
         ("sample: {rate: 1, count: 1, name: a, share: 1.01}", "sample.share"),

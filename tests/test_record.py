@@ -137,7 +137,11 @@ def test_rates_that_the_verdicts_do_not_give_are_named_though_the_lock_fits(
 
 @pytest.mark.parametrize(
     ("path", "old", "new", "reason"),
-    [(OUTCOMES, '"wrong"', '"superb"', "known verdict of tuned"), (METRICS, "0.7", "NaN", "NaN is not JSON")],
+    [
+        (OUTCOMES, '"wrong"', '"superb"', "known verdict of tuned"),
+        (METRICS, "0.7", "NaN", "NaN is not JSON"),
+        (OUTCOMES, '"id": "t01"', '"id": NaN', "line 2: "),
+    ],
 )
 def test_an_unknown_verdict_and_a_nan_are_named(repository: Path, path: str, old: str, new: str, reason: str) -> None:
     found = record.problems(lock_for(repository, changed(path, old, new)))
@@ -165,16 +169,16 @@ def test_a_system_may_have_dots_in_its_name(repository: Path) -> None:
 
 
 def test_metrics_of_no_stage_are_named_but_for_experiments_and_timings(repository: Path) -> None:
-    apart = {"metrics/experiments/a.json": b"{}", "metrics/timing/a.json": b"{}"}
+    apart = {"metrics/experiments/a.json": b"{}", "metrics/timing/a.json": b"{}", "page.md": b"Title\n=======\n"}
     assert files_with_problems(toy.forge(repository, {**apart})) == set()
     assert files_with_problems(toy.forge(repository, {"metrics/more.json": b"{}"})) == {"metrics/more.json"}
 
 
 @pytest.mark.parametrize(
-    ("pins", "named"), [("torch==2.1", False), ("torch==2.2", True), ("Torch==2.2\ntorch==2.1", False)]
+    ("pins", "named"), [("py-yaml==2.1", False), ("py-yaml==2.2", True), ("Py_Yaml==2.1\npy-yaml==2.2", False)]
 )
 def test_libraries_that_were_swapped_after_the_run_are_named(repository: Path, pins: str, named: bool) -> None:
-    versions = {"computed_from": {"versions": {"torch": "2.1+cpu", "unpinned": "1"}}}
+    versions = {"computed_from": {"versions": {"Py_YAML": "2.1+cpu", "unpinned": "1"}}}
     metrics = edited(lambda rates: rates.update(versions))
     commit = lock_for(repository, {METRICS: metrics})
     commit = toy.forge(repository, {"constraints.txt": pins.encode()}, commit)
@@ -199,9 +203,9 @@ def test_a_matrix_stands_for_a_stage_each() -> None:
   baseline:
     matrix: {system: [zero, few], n: [1]}
     cmd: run ${item.system} ${item.n} ${sizes.small}
-    deps: ["in/${item.system}.json"]
+    deps: ["./in/${item.system}.json"]
     params: [sizes, other.yaml: [a.b]]
-    outs: [{"out/${item.system}": {push: false}}]
+    outs: [{"./out/${item.system}": {push: false}}]
     metrics: [{m.json: {cache: false}}]
 """
     stages = record.pipeline(text, b"sizes: {small: 7}")

@@ -17,10 +17,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
+from click.testing import CliRunner
 from conftest import ROOT
+
+from tools import push
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
 STEP = """
@@ -244,6 +248,13 @@ def test_a_machine_whose_commit_has_no_record_takes_the_run_over(first: Path, tm
     run(second, "python", "-m", "tools.push")  # where nothing ran there is nothing to add
     run(second, "dvc", "config", "--local", "remote.storage.url", "/proc/nowhere")
     assert "Error: " in run(second, "python", "-m", "tools.push", status=1)
+
+
+def test_what_could_not_be_pushed_is_an_error(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dvc.repo.Repo.push", lambda *_, **__: None)
+    monkeypatch.setattr("dvc.data_cloud.DataCloud.push", lambda *_: SimpleNamespace(failed=[1]))
+    ran = CliRunner().invoke(push.main, [])
+    assert (ran.exit_code, "1 files that Git holds could not be pushed" in ran.output) == (1, True)
 
 
 def test_what_was_altered_on_the_remote_is_refused(first: Path, place: Place) -> None:

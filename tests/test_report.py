@@ -67,9 +67,9 @@ def test_a_clear_drop_fails_the_gate_with_its_interval(base: str) -> None:
     measure([True] * 80 + [False] * 20)
     ran = run(base, "--head", head)
     assert ran.exit_code == 1
-    assert title(ran).startswith("## ❌ The gate fails: `tuned exact_match` is `0.600, a change of -0.200 [-0.")
+    assert title(ran).startswith("## ❌ The gate fails: `tuned exact_match` is `0.600, a change of -0.200 [-0.3")
     assert title(ran).endswith("]`; `drop at most 0.02`")
-    assert "| `tuned exact_match` | `at least 0.5` |  | `0.600 [" in ran.stdout
+    assert "| `tuned exact_match` | `at least 0.5` |  | `0.600 [0.4" in ran.stdout
     git("checkout", "-q", "-f", base)
     edit("gate.yaml", "confidence: 0.95", "confidence: 0.5")
     both = (run(before, "--head", head).stdout.split("\n") for before in (base, small.commit()))
@@ -120,6 +120,8 @@ def test_the_working_tree_counts_with_what_is_not_added_yet_and_head_does_not(ba
     write_rows(Path("data/raw/new.jsonl"), [row(100), row(101)])
     write_rows(Path("data/raw/ignored.jsonl"), [row(102)])
     write_rows(Path("data/test/new.jsonl"), [row(200)])
+    for name in ("notes.txt", "deeper/new.jsonl"):  # which no stage reads
+        write_rows(Path("data/raw", name), [row(300)])
     ran = run(base)
     assert "From `" + base + "` to `working tree`" in ran.stdout
     assert "Training rows added (2)" in ran.stdout
@@ -140,9 +142,10 @@ def test_slices_and_other_systems_stand_in_the_table(base: str) -> None:
         small.answers([small.outcome(n, n >= missed, slice="head" if n < 50 else "tail", **other) for n in range(100)])
         head = record()
     found = run(f"{head}~1").stdout
-    assert "| `tuned` | `exact_match` `head` | 1.000 | 0.400 | -0.600 [" in found
+    assert "| `tuned` | `exact_match` `head` | 1.000 | 0.400 | -0.600 [-0.7" in found
     assert "| `tuned` | `exact_match` `tail` | 1.000 | 1.000 | +0.000 [" in found
     assert "| `few_shot` | `exact_match` | 0.000 | 0.000 |" in found
+    assert found.count("| `tuned` | `exact_match` | ") == 1
     assert "| `tuned` | `json_valid` | 1.000 | 1.000 |" in found
     other |= {"new": {"verdict": "exact"}}
     small.answers([small.outcome(n, n >= 30, **other) for n in range(100)])
@@ -152,7 +155,10 @@ def test_slices_and_other_systems_stand_in_the_table(base: str) -> None:
 
 def test_the_first_rule_names_the_metric_of_the_title(base: str) -> None:
     edit("gate.yaml", "metric: exact_match", "metric: json_valid")
-    assert title(run(small.commit())).startswith("## ✅ The gate holds: `tuned` `json_valid` 1.000")
+    small.answers([small.outcome(n, n < 80, few_shot={"verdict": "exact"}) for n in range(100)])
+    ran = run(record())
+    assert title(ran).startswith("## ✅ The gate holds: `tuned` `json_valid` 1.000")
+    assert "| `few_shot` | `json_valid` |" in ran.stdout
 
 
 def test_every_rule_needs_its_system_on_both_sides(base: str) -> None:
@@ -174,12 +180,13 @@ def test_every_rule_needs_its_system_on_both_sides(base: str) -> None:
 def test_kinds_that_moved_are_told_with_wider_intervals(base: str, wrong: int, kinds: list[str], moved: int) -> None:
     """6 of one kind lost: p = 0.031, which is evidence for one look and none for 20."""
     for lost in (0, wrong):
-        small.answers([small.outcome(n, n >= lost, kind=kind) for n, kind in enumerate(kinds)])
+        small.answers([small.outcome(n, n >= lost, kind=kind, slice="one") for n, kind in enumerate(kinds)])
         head = record()
     found, count = run(f"{head}~1").stdout, len(set(kinds))
     assert f"Kinds of answer that moved: {moved} of {count}; each interval is widened for {count} looks." in found
     assert ("| `tuned` | `exact_match` `list` | 1.000 | 0.250 |" in found) == bool(moved)
     assert "`exact_match` `create`" not in found
+    assert "`exact_match` `one`" not in found, "the only slice is the whole"
 
 
 def test_noise_of_the_base_is_told_and_that_of_the_change_is_not_taken(base: str) -> None:
@@ -233,7 +240,10 @@ def test_recorded_trainings_of_the_base_stand_beside_the_one_committed(base: str
     put("metrics/experiments/seeds.json", json.dumps(noise | {"computed_from": {"test": "t", "adapter": "a"}}))
     measure([True] * 80 + [False] * 20)
     before = record()
-    assert "| `tuned` | `exact_match` `mean of 2 and 2 trainings` | 0.850 | 0.850 | +0.000 [" in run(before).stdout
+    ran = run(before)
+    assert "| `tuned` | `exact_match` `mean of 2 and 2 trainings` | 0.850 | 0.850 | +0.000 [" in ran.stdout
+    assert title(ran).startswith("## ✅ The gate holds: `tuned` `exact_match` 0.800 → 0.800")
+    assert "2 seeds measured: the interval is 6.5 times as wide" in ran.stdout
     put("metrics/detail/evaluate.json", '{"computed_from":{"test":"t","adapter":"b"}}')
     head = record()
     assert "`mean of 2 and 1 trainings` | 0.850 | 0.800 | -0.050 [" in run(before, "--head", head).stdout
@@ -253,6 +263,7 @@ def test_likelihood_is_paired_beside_the_verdict(base: str) -> None:
     assert "4.970 → 4.569 nats an answer, -0.401 [-0.421, -0.381] of these two models on 99 rows." in ran.stdout
     assert (ran.exit_code, title(ran).endswith("no evidence of a change")) == (0, True)
     assert run(after, "--head", nats([50.0] * 100)).exit_code == 0
+    assert " → 0.000 nats an answer" in run(after, "--head", nats([0] * 100)).stdout
     assert "expected answers: not measured on both sides" in run(base, "--head", after).stdout
     small.answers([small.outcome(n, n < 80, group="talk") for n in range(100)])
     talk = nats([1.5 + n % 7 + n % 2 / 5 for n in range(99)])
@@ -286,6 +297,7 @@ def test_deleted_test_rows_fail_the_gate_in_its_title_unless_the_base_allows_it(
     words = "20 rows that the base has are gone: r80, r81, r82, r83, r84, …"
     assert title(ran) == f"## ❌ The gate fails: `data/test`: `{words}`"
     assert "**The test set changed** (20 removed); compared are the 80 rows that both sides have: `r80`" in ran.stdout
+    assert "not shown" not in ran.stdout  # all 20 are
     git("checkout", "-q", base)
     edit("gate.yaml", "allow_removed_test_rows: false", "allow_removed_test_rows: true")
     small.commit()
@@ -325,7 +337,7 @@ def test_a_base_without_outcomes_is_refused_unless_the_head_is_at_fault(base: st
     assert (ran.exit_code, "missing or empty" in title(ran)) == (2, True)
 
 
-CONFLICT = "<" * 7 + " ours\n1\n" + "=" * 7 + "\n2\n" + ">" * 7 + " theirs\n"
+CONFLICT = "<" * 7 + " ours\n1\n" + "=" * 7 + "\r\n2\n" + ">" * 7 + " theirs\n"
 
 
 @pytest.mark.parametrize(
@@ -433,6 +445,7 @@ def test_rows_are_followed_by_id_and_content(base: str) -> None:
     changed = [row(number) for number in range(20)]
     changed[1] = row(1, WRONG)
     changed[2] |= {"instruction": "something else", "output": WRONG}
+    changed[7] |= {"instruction": "Request 7"}
     del changed[3]
     changed[4] |= {"output": json.dumps(json.loads(RIGHT), indent=2)}  # spelt otherwise, the same answer
     changed[5] |= {"id": "renumbered"}
@@ -440,7 +453,7 @@ def test_rows_are_followed_by_id_and_content(base: str) -> None:
     write_rows(Path("data/raw/moved.jsonl"), [*changed, row(50), row(6)])  # row 6 twice
     found = rows.between(base, history.working_tree(), "data/raw")
     names = {sort: [(new or old).id for old, new in pairs] for sort, pairs in found.items()}  # type: ignore[union-attr]
-    assert names == {"added": ["r50", "r6"], "removed": ["r3"], "relabelled": ["r1"], "reworded": ["r2"]}
+    assert names == {"added": ["r50", "r6"], "removed": ["r3"], "relabelled": ["r1"], "reworded": ["r2", "r7"]}
     shown = listed(run(base), "Training rows relabelled")
     assert f"@@ r1 @@\n- request  request 1\n- answer   {RIGHT}\n+ request  request 1\n+ answer   {WRONG}\n" in shown
 
@@ -460,8 +473,10 @@ def test_rows_without_an_id_and_conversations_are_known_by_all_that_they_ask(bas
 
 
 def test_an_unreadable_row_shows_itself(base: str) -> None:
-    put("data/raw/rows.jsonl", "{no json\n")
-    assert "+ request  {no json\n+ answer   (not JSON" in listed(run(base), "Training rows added")
+    for name in ("rows", "again"):
+        put(f"data/raw/{name}.jsonl", "{no json\n")
+    shown = listed(run(base), "Training rows added")
+    assert shown.count("@@ (no id) @@\n+ request  {no json\n+ answer   (not JSON") == 2
 
 
 def test_settings_libraries_and_contract_are_shown_as_lines_that_differ(base: str) -> None:

@@ -77,11 +77,20 @@ def test_back_and_forth_restores_all_and_runs_nothing(repository: Path, states: 
 
 
 def test_what_comes_back_is_staged_and_clean_for_dvc(repository: Path) -> None:
-    restored("first")
+    assert ": 9 files from Git, 5 of DVC in 4 outputs, every hash as recorded." in restored("first")
     status = toy.run(repository, "git", "status", "--porcelain")
     assert {line[1] for line in status.split("\n") if line} == {" "}
     assert {"D  data/raw/c.jsonl", "D  data/raw/big.jsonl.dvc", "M  dvc.lock"} <= set(status.split("\n"))
     assert "up to date" in toy.run(repository, "dvc", "status")
+
+
+def test_a_file_of_the_same_size_is_hashed_again(tmp_path: Path) -> None:
+    file, found = tmp_path / "file", set()
+    for number in range(2):
+        file.write_text(str(number), encoding="utf-8")
+        os.utime(file, ns=(number, number))
+        found.add(dvc_cache.digest(file))
+    assert len(found) == 2
 
 
 def kinds(repository: Path) -> dict[str, Path]:
@@ -187,6 +196,7 @@ WORK: dict[str, Callable[[], object]] = {
     **{path: added(path) for path in ("data/raw/mine.jsonl", "data/raw/ä b.jsonl")},
     "data/raw/c.jsonl": lambda: Path("data/raw/c.jsonl").unlink(),
     "data/raw/d.jsonl": lambda: history.git("rm", "--quiet", "data/raw/d.jsonl"),
+    "data/raw/m09.jsonl and 1 more; commit it": lambda: [added(f"data/raw/m{n:02}.jsonl")() for n in range(11)],
     "params.yaml": staged,
     "data/raw/mine.ignored": ignored,
     "data/raw/link is a link": lambda: Path("data/raw/link").symlink_to("a.jsonl"),
@@ -576,6 +586,7 @@ def test_the_list_names_each_version_with_commit_rows_and_metrics(repository: Pa
     assert [line[5] for line in lines[1:]] == ["0.700", "0.700", "1.000", "1.000", "1.000"]
     assert lines[1][6:] == ["[0.650,", "0.700],", "n", "=", "40"]
     assert lines[-1][1] == history.resolve("v-first")[:7]
+    assert (back().exit_code, back("first", "--list").exit_code) == (2, 2)
 
 
 def test_metrics_without_an_interval_are_listed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ def read_one(tmp_path: Path, value: object) -> rows.Row:
         {"prompt": [ASKED], "completion": [TOLD]},
         {"messages": [ASKED, TOLD], "tools": "[]"},
         {"messages": [ASKED, TOLD | {"tool_calls": None}], "tools": [], "images": None},
-        {"system": "", "instruction": "show me everything", "input": None, "output": ANSWER},
+        {"id": None, "system": "", "instruction": "show me everything", "input": None, "output": ANSWER},
         {"instruction": "show me everything", "output": ANSWER, "label": 0},
         {"messages": [ASKED | {"train": False, "weight": 0}, TOLD | {"train": True}]},
     ],
@@ -108,7 +108,14 @@ def test_a_completion_is_turns_where_all_of_it_has_roles(tmp_path: Path, complet
         ({"messages": [ASKED, TOLD | {"train": False}]}, "'train' is false"),
         ({"messages": [ASKED, {**TOLD, "tool_calls": [{"id": 1}]}]}, "'tool_calls' is not supported"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, TOLD]}, "only text parts"),
+        ({"messages": [{"role": "user", "content": [TEXT | {"text": "a"}, {"type": "image_url"}]}, TOLD]}, "only text"),
+        ({"messages": [{"role": "user", "content": [TEXT | {"text": 3}]}, TOLD]}, "only text parts"),
+        ({"messages": [{"role": "user", "content": {"a": 1}}, TOLD]}, "'messages[0].content' must be text"),
         ({"messages": [{"role": "user", "content": None}, TOLD]}, "'messages[0].content' is missing"),
+        *(
+            ({"instruction": "a", "output": ANSWER, name: ["x"]}, f"{name!r} is not supported")
+            for name in ("tools", "tool_calls", "function_call", "chosen", "images", "audios", "videos")
+        ),
         ({"id": "", "instruction": "a", "output": ANSWER}, "'id' must be"),
         ({"id": True, "instruction": "a", "output": ANSWER}, "'id' must be"),
         (["a"], "JSON array"),

@@ -37,12 +37,15 @@ def asked(text: str) -> Example:
         (ARTICLE, "The cat", "feed the cat", True),
         (ARTICLE, "The Wire", 'watch "The Wire"', False),
         (ORDER, "Call Dana", "please call um Dana", False),
+        (ARTICLE, "The Wire", "watch “the wire”", False),
         (ORDER, "Dana call", "please call Dana", True),
+        (ORDER, "Call Dana at 3PM", "at 3pm call Dana", False),
         (ORDER, "Call Dana at 3pm", "at 3pm call Dana", False),
         (DAY, "monday", "see you on Monday", False),
         (DAY, "next_monday", "mon", False),
         (DAY, "tuesday", "see you on Monday", True),
         (DAY, "today", "whenever", False),
+        (DAY, "monday eve", "whenever", False),
         (URGENT, "now\nurgent", "do it now", True),
         (URGENT, "now", "do it now, it is\nurgent", False),
     ],
@@ -131,7 +134,10 @@ def test_every_kind_enumerated_value_and_default_is_listed_once() -> None:
 
 def test_a_schema_without_alternatives_lists_the_values_of_nested_fields(tmp_path: Path) -> None:
     lamp = {"type": "object", "properties": {"colour": {"enum": ["red", "green"]}, "on": {"default": True}}}
-    schema = {"type": "object", "properties": {"lamp": lamp, "rooms": {"type": "array", "items": {"enum": ["hall"]}}}}
+    kind = {"$ref": "#/$defs/kind", "default": "z"}
+    fields = {"lamp": lamp, "rooms": {"type": "array", "items": {"enum": ["hall"]}}, "kind": kind}
+    free = {"any": True, "some": {"anyOf": [True]}}
+    schema = {"type": "object", "properties": fields | free, "$defs": {"kind": {"enum": ["y"]}}}
     (tmp_path / "schema.json").write_text(json.dumps(schema), encoding="utf-8")
     values = schema_values(contract.load(tmp_path / "schema.json"))
     assert [str(value) for value in values] == [
@@ -139,9 +145,13 @@ def test_a_schema_without_alternatives_lists_the_values_of_nested_fields(tmp_pat
         'lamp.colour = "green"',
         "lamp.on = true",
         'rooms = "hall"',
+        'kind = "y"',
+        'kind = "z"',
     ]
     answer = {"lamp": {"colour": "red"}, "rooms": ["hall", "attic"]}
-    assert [value.is_in(answer) for value in values] == [True, False, False, True]
+    assert [value.is_in(answer) for value in values] == [True, False, False, True, False, False]
+    assert [values[2].is_in({"lamp": lamp}) for lamp in (None, {"on": 1}, {"on": True})] == [False, False, True]
+    assert SchemaValue("", ("rooms",), ["hall"]).is_in({"rooms": ["hall"]})
 
 
 def test_a_schema_that_refers_to_itself_lists_its_values_once(tmp_path: Path) -> None:

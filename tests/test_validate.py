@@ -172,7 +172,7 @@ def test_which_rows_are_refused(here: Path, rows: str) -> None:
     assert [(row["line"], list(row["checks"])) for row in refused(here)] == [(n, [c]) for n, c in expected.items()]
 
 
-@pytest.mark.parametrize("pair", [("-5", "5"), ("C#", "C"), ("3*4", "3/4")])
+@pytest.mark.parametrize("pair", [("-5", "5"), ("C#", "C"), ("3*4", "3/4"), ("1-5", "1.5"), ("15%", "15")])
 def test_a_sign_is_part_of_the_request(pair: tuple[str, str]) -> None:
     first, second = (correct.example([{"role": "user", "content": text}], {}, "").prompt for text in pair)
     assert first != second
@@ -257,15 +257,18 @@ def test_a_flagged_row_stays_and_is_listed(here: Path) -> None:
 
 def test_a_refused_test_row_is_listed_as_it_was_given(here: Path) -> None:
     bad = {"instruction": "pay the rent"}
-    run(here, TRAIN, [*TEST, bad])
+    told = run(here, TRAIN, [*TEST, bad]).output
+    assert "test/rows.jsonl:2: well_formed: 'output' is missing\n" in told
     assert [(row["split"], row["line"], json.loads(row["row"])) for row in refused(here)] == [("test", 2, bad)]
     assert [row["id"] for row in strict_json.read_jsonl(here / "out" / "test.jsonl")] == ["t1"]
     assert strict_json.read(here / "metrics.json")["test_refused"] == 1
 
 
 def test_of_many_refused_rows_twenty_are_named(here: Path) -> None:
-    told = run(here, [*TRAIN, *[{"instruction": "a"}] * 22], TEST).output
-    assert "raw/rows.jsonl:22: well_formed: 'output' is missing\n... and 2 more, all of them in refused.jsonl\n" in told
+    write_rows(here / "raw" / "a\x1b.jsonl", [{"instruction": "a"}])
+    told = run(here, [*TRAIN, *[{"instruction": "a"}] * 21], TEST).output
+    assert "raw/rows.jsonl:21: well_formed: 'output' is missing\n... and 2 more, all of them in refused.jsonl\n" in told
+    assert ("raw/a\\x1b.jsonl:1: well_formed" in told, "\x1b" in told) == (True, False)
 
 
 @pytest.mark.parametrize(
@@ -281,9 +284,12 @@ def test_what_stops_the_pipeline_is_a_setting(here: Path, stop_at: str, train: l
 
 def test_fields_that_are_not_read_are_told(here: Path) -> None:
     thought = [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer(), "reasoning": "b"}]
-    result = run(here, [TRAIN[0] | {"context": "x", "a": 1}, TRAIN[1] | {"context": "y"}, {"messages": thought}], TEST)
-    named = "{'a': 1, 'context': 2, 'reasoning of a turn': 1}"
+    more = [{"messages": thought}, deleting_later("paint the shed", "Paint shed")]
+    result = run(here, [TRAIN[0] | {"context": "x", "a": 1}, TRAIN[1] | {"context": "y"}, *more], TEST)
+    named = {"a": 1, "context": 2, "reasoning of a turn": 1}
     assert f"fields that are not read, and rows that have them: {named}\n" in result.output
+    counts = {"rows": 4, "kept": 3, "refused": 1, "examples": 4, "multi_turn": 1, "kinds": {"create": 3, "delete": 1}}
+    assert strict_json.read(here / "detail.json")["train"] == counts | {"ignored_fields": {"a": 1, "context": 2}}
 
 
 def test_settings_reach_the_figures(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
