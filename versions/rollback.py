@@ -70,12 +70,13 @@ def goal_of(commit: str, data_only: bool) -> Goal:
     lacking = {root for earlier in noted() for root in roots if root not in present and history.files(earlier, root)}
     files |= history.files("HEAD", *lacking) if lacking else {}  # in place of what an earlier rollback wrote
     history.blobs(files.values())  # an object that Git can't read shows now, not half-way
-    for path in files:
+    pointed = history.pointers(commit, RAW, TEST) | (history.pointers("HEAD", TEST) if TEST in lacking else {})
+    for path in (*files, *pointed):
         refuse_name(path)
     recorded = {path: md5 for stage in stages.values() for path, md5 in stage.outs.items() if not within(path, roots)}
     made_by = {path: name for name, stage in stages.items() for path in stage.outs}
     own = {path: md5 for path, md5 in recorded.items() if cached.get(path) == made_by[path]}
-    outs = own | history.pointers(commit, RAW, TEST) | (history.pointers("HEAD", TEST) if TEST in lacking else {})
+    outs = own | pointed
     held = tuple(root for root in roots if root in present | lacking)
     return Goal(commit, held, files, outs, sorted(recorded.keys() - outs.keys()), made_by)
 
