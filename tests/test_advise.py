@@ -34,6 +34,8 @@ PRICES: dict[str, Any] = {"prompt_price": 1.0, "answer_price": 5.0, "machine_day
         ({}, replace(BETTER, rows=499), "fine-tune: it is right more often"),
         ({"differentiation": True}, replace(EQUAL, rows=500), "fine-tune: the behaviour is worth owning"),
         ({"differentiation": False}, EQUAL, "few-shot prompting: nothing"),
+        ({}, replace(EQUAL, gain=(0.0, 0.0, 0.0)), "few-shot prompting: nothing"),
+        ({}, replace(EQUAL, gain=(0.0, 0.0, 0.0), rows=499), "few-shot prompting: 499 training rows are few"),
         ({"minimum_accuracy": 0.25}, BETTER, "few-shot prompting: nothing"),
         ({"minimum_accuracy": 0.26}, BETTER, "fine-tune: it is right more often"),
         ({"requests_a_day": 1000}, EQUAL, "fine-tune: this many requests"),
@@ -43,6 +45,7 @@ PRICES: dict[str, Any] = {"prompt_price": 1.0, "answer_price": 5.0, "machine_day
         ({"requests_a_day": 9, **PRICES}, EQUAL, "few-shot prompting: nothing"),
         ({**PRICES, "machine_day_price": 0}, EQUAL, "few-shot prompting: nothing"),
         ({"latency_target_ms": 700}, replace(EQUAL, **P95), "fine-tune: it meets the latency target"),
+        ({"latency_target_ms": 600}, replace(EQUAL, **P95), "fine-tune: it meets the latency target"),
         ({"latency_target_ms": 800}, replace(EQUAL, **P95), "few-shot prompting: nothing"),
         ({"latency_target_ms": 550}, replace(EQUAL, **P95), "few-shot prompting: nothing"),
         ({"latency_target_ms": 700}, EQUAL, "few-shot prompting: nothing"),
@@ -74,6 +77,7 @@ def test_what_is_not_known_takes_one_line() -> None:
         lines[0]
         == "exact match: few-shot 0.300 [0.250, 0.350], tuned 0.800 [0.750, 0.850], gain +0.500 [+0.400, +0.600]"
     )
+    assert lines[1] == "training answers: 1000; the rule of thumb asks for 500"
     assert lines[2] == "95 of 100 answers within: few-shot 900 [800, 1000] ms, tuned 500 [400, 600] ms"
     assert lines[3] == "break-even with a hosted model: 10 requests a day"
     assert "But the tuned model is not shown to reach minimum_accuracy = 0.78." in lines

@@ -11,9 +11,10 @@ from conftest import SCHEMA, configure, invoke, read_json, read_rows, write_rows
 
 from stages import evaluate
 from stages.core import hashes, text
+from stages.core.cli import InputError
 from stages.data import contract
 from stages.data.examples import Example
-from stages.scores import scoring, stats
+from stages.scores import provenance, scoring, stats
 from stages.scores.scoring import Prediction, Score
 
 RULES = contract.load(SCHEMA)
@@ -111,6 +112,7 @@ def test_without_a_discriminator_and_slices_there_are_no_such_figures(tmp_path: 
     found = scoring.figures(scores)
     assert (found["exact_match"], "action_accuracy" in found, list(found["slices"]["turn"])) == (1.0, False, ["first"])
     assert found["slices"]["kind"] == found["slices"]["slice"] == {}
+    assert scoring.rates([*scores, score(EXPECTED)])["action_accuracy"] == 1.0  # where one row has a kind
     assert "action_accuracy" not in evaluate.headline({evaluate.TUNED: found}, found)
 
 
@@ -166,7 +168,8 @@ NO_JSON = dict.fromkeys(ONE_WRONG, "no")
 
 
 def test_headline_figures(here: Path) -> None:
-    assert run(tuned=ONE_WRONG, few_shot=NO_JSON).exit_code == 0
+    ran = run(tuned=ONE_WRONG, few_shot=NO_JSON)
+    assert (ran.exit_code, ran.stderr) == (0, "evaluate: tuned exact match 0.750 of 4 test rows\n")
     rates, detail = read_json(here / "evaluate.json"), read_json(here / "detail.json")
     gain, tuned = rates.pop("gain_over_few_shot"), detail["systems"]["tuned"]
     assert rates == {s: {name: part[name] for name in evaluate.RATES} for s, part in detail["systems"].items()}
@@ -188,7 +191,8 @@ def test_held_out_figures_are_those_of_the_held_out_rows(here: Path) -> None:
     held_out = detail["held_out"]["tuned"]
     assert (held_out["n"], held_out["exact_match"], list(held_out["slices"]["kind"])) == (3, 1 / 3, ["list"])
     assert set(detail["computed_from"]) == {"test", "schema", "adapter", "base", "versions"}
-    assert detail["computed_from"]["test"] == hashes.of_file(here / "test.jsonl")
+    known = {"test": hashes.of_file(here / "test.jsonl"), "schema": hashes.of_file(SCHEMA), "adapter": "a", "base": "b"}
+    assert known.items() <= detail["computed_from"].items()
     measured = {name: version(name) for name in ("jsonschema", "llguidance", "numpy", "scipy")}
     assert detail["computed_from"]["versions"] == {"torch": "1"} | measured
 
@@ -222,7 +226,9 @@ def test_plots(here: Path) -> None:
     assert (here / "confusion.csv").read_text("utf-8").startswith("expected,given\ncreate,list\ncreate,create\n")
 
 
-def test_a_further_system_changes_no_figure_of_the_others(here: Path) -> None:
+def test_a_further_system_changes_no_figure_of_the_others(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    glob = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: sorted(glob(folder, pattern), reverse=True))
     run(tuned=ONE_WRONG, few_shot=NO_JSON)
     before = read_json(here / "evaluate.json")
     assert run(constrained=ALL_RIGHT, another=NO_JSON).exit_code == 0
@@ -258,6 +264,16 @@ def test_a_further_system_changes_no_figure_of_the_others(here: Path) -> None:
 def test_a_folder_that_can_not_be_scored_is_refused(here: Path, systems: dict[str, Any], problem: str) -> None:
     result = run(**systems)
     assert (result.exit_code, problem in result.output) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [["adapter", "base", "versions"], {"adapter": "a", "versions": {}}, {"adapter": "a", "base": "b", "versions": []}],
+)
+def test_another_file_than_made_from_is_named(here: Path, origin: Any) -> None:
+    (here / "made_from.json").write_text(json.dumps(origin), "utf-8")
+    with pytest.raises(InputError, match=r"^made_from.json: an object with adapter, base, versions is expected$"):
+        provenance.computed_from(Path("made_from.json"), ())
 
 
 def test_a_file_that_predict_did_not_write_is_named(here: Path) -> None:

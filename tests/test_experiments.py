@@ -278,6 +278,11 @@ def test_seeds_are_trained_by_the_stages_and_nothing_else_differs(repository: Pa
     assert recorded["rates"]["exact_match"] == exact
     spread = {metric: statistics.stdev(rates) for metric, rates in recorded["rates"].items()}
     assert recorded["spread"] == pytest.approx(spread)
+    right = [[digit == "1" for digit in line] for line in recorded["right"].values()]
+    noise = seeds.noise(right)
+    parts = [recorded["flip_variance"]["exact_match"], recorded["sigma_seed"]["exact_match"], recorded["flipping"]]
+    assert parts == [noise.flip_variance, noise.sigma_seed, seeds.flipping(right)]
+    assert f"exact match {min(exact):.3f} to {max(exact):.3f}, " in result.output
     assert all(low <= high for low, high in zip(exact, recorded["rates"]["schema_valid"], strict=True))
     assert not list((repository / seeds.SCRATCH).rglob("*.safetensors"))
     assert recorded["date"] == git("log", "-1", "--format=%cs")

@@ -239,6 +239,9 @@ def test_the_second_stop_token_and_spare_rows_are_in_the_file(tokenizer: Any) ->
     writer.add_eos_token_id.assert_called_once_with(tokenizer.eos_token_id)
     writer.add_eot_token_id.assert_called_once_with(5)
     assert writer.add_token_list.call_args[0][0][-1] == f"[PAD{len(tokenizer) + 1}]"
+    kinds = writer.add_token_types.call_args[0][0]
+    assert [kinds[place].name for place in (tokenizer.eos_token_id, 5, -1)] == ["CONTROL", "NORMAL", "UNUSED"]
+    writer.add_add_bos_token.assert_called_once_with(False)  # the chat template writes it
 
 
 # --- Ollama; test_models renders the prompts of whole families with these ---

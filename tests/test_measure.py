@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from conftest import SCHEMA, configure, read_json, write_rows
 
 from stages.core import hashes
+from stages.data import writing
 from stages.data.examples import Example
 from stages.scores import stats
 from stages.scores.scoring import Prediction
@@ -75,6 +76,7 @@ def test_refused_rows_are_listed_by_line_and_the_others_measured(folder: Path) -
     assert lines[0] == "rows.jsonl:1: 'output' is missing"
     assert lines[1].startswith("rows.jsonl:5: answer: ")
     assert "| all | 3 |" in result.stdout
+    assert json.loads(run("rows.jsonl", "--json").stdout)["refused"] == lines[:2]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\n", b"\x00\xff\xfe\x00", b"[]", b'{"instruction":"a"}'])
@@ -173,6 +175,7 @@ EVALUATED = {
     "gain_over_few_shot": GAIN,
     "computed_from": ORIGIN,
 }
+TEXT = json.dumps(EVALUATED).replace("0.75", '"high"').encode()  # for a number
 
 
 @pytest.fixture
@@ -221,13 +224,20 @@ def test_what_was_kept_and_memorised(metrics: Path) -> None:
     assert f"| without request | 9 | {rates} | +0.000 [-0.100, +0.100] |" in parts["kept"]
 
 
-@pytest.mark.parametrize("content", [b"{}", b"[]", b"\xff", b'{"systems": {"tuned": 1}}', None])
+@pytest.mark.parametrize("content", [b"{}", b"[]", b"\xff", b'{"systems": {"tuned": 1}}', TEXT, None])
 def test_other_figures_are_refused_by_name(metrics: Path, content: bytes | None) -> None:
     (metrics / "evaluate.json").unlink()
     if content is not None:
         (metrics / "evaluate.json").write_bytes(content)
     result = CliRunner().invoke(table.main, ["--metrics", str(metrics)])
     assert (result.exit_code, str(metrics) in result.output) == (1, True)
+
+
+def test_other_figures_of_requests_name_what_writes_them(metrics: Path) -> None:
+    writing.write_json(metrics.parent / "experiments/requests.json", {"computed_from": {}})
+    result = CliRunner().invoke(table.main, ["--metrics", str(metrics)])
+    assert "requests.json: not the figures" in result.output
+    assert f"run `{table.MEASURE}`" in result.output
 
 
 def test_write_replaces_what_stands_between_the_marks(metrics: Path) -> None:
@@ -240,9 +250,12 @@ def test_write_replaces_what_stands_between_the_marks(metrics: Path) -> None:
     assert "old" not in written
 
 
+START, END = "<!-- table -->\n", "<!-- /table -->\n"
+
+
 @pytest.mark.parametrize(
     "text",
-    ["no marks", "<!-- table -->\n", "<!-- /table -->\n", "<!-- /table -->\n<!-- table -->\n", "<!-- table -->" * 2],
+    ["no marks", START, END, END + START, START * 2, f"<!-- requests -->\n<!-- /requests -->\n{END}"],
 )
 def test_a_page_without_both_marks_is_refused(metrics: Path, text: str) -> None:
     page = metrics / "page.md"
@@ -250,3 +263,12 @@ def test_a_page_without_both_marks_is_refused(metrics: Path, text: str) -> None:
     result = CliRunner().invoke(table.main, ["--metrics", str(metrics), "--write", str(page)])
     assert (result.exit_code, str(page) in result.output) == (2, True)
     assert page.read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize("content", [None, b"\xff"])
+def test_a_page_that_is_no_text_is_refused_alike(metrics: Path, content: bytes | None) -> None:
+    page = metrics / "page.md"
+    if content:
+        page.write_bytes(content)
+    result = CliRunner().invoke(table.main, ["--metrics", str(metrics), "--write", str(page)])
+    assert (result.exit_code, f"Error: {page}: " in result.output) == (2, True)

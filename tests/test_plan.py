@@ -40,6 +40,8 @@ def test_each_model_of_the_catalogue_prints_a_line_that_fetch_takes(name: str, m
     assert ("memory is not known" in printed) == (name in unknown)
     assert float(knobs["train.learning_rate"]) == float(MODELS[name]["learning_rate"])
     assert knobs["train.micro_batch_size"] == (re.findall(r"micro batches of (\d+)", printed) or ["1"])[0]
+    assert f"{MODELS[name]['licence']}; commercial use: {MODELS[name]['commercial']}" in printed
+    assert (knobs["fetch.source"] == "wheel") == (name == plan.DEFAULT)
     if name != plan.DEFAULT:
         assert (knobs["fetch.source"], knobs["fetch.hub_id"]) == ("hub", MODELS[name]["id"])
         pinned = re.fullmatch(r"[0-9a-f]{40}", knobs["fetch.hub_revision"])
@@ -74,8 +76,9 @@ def test_an_unknown_model_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (result.exit_code, "GPT-9" in result.output, plan.DEFAULT in result.output) == (1, True, True)
 
 
-def test_the_check_is_of_this_machine_alone() -> None:
-    result = CliRunner().invoke(plan.main, ["--check", "--card", "24GB"])
+@pytest.mark.parametrize("option", ["--card=24GB", "--model=Qwen2.5-0.5B-Instruct"])
+def test_the_check_is_of_this_machine_alone(option: str) -> None:
+    result = CliRunner().invoke(plan.main, ["--check", option])
     assert (result.exit_code, "no --model or --card" in result.output) == (2, True)
 
 
@@ -90,6 +93,9 @@ def test_the_largest_micro_batch_divides_the_batch(here: Path) -> None:
     assert plan.largest(shape, settings, device, 1)[0] == 0
     configure(here, predict={"batch_size": 3, "max_new_tokens": 5}, chat={"max_length": 70})
     assert plan.asked() == memory.Asked(3, 70, 5)
+    configure(here, predict={"max_new_tokens": 90})  # no answer is longer than its row
+    assert plan.largest(shape, settings, device, 1)[1] == plan.run_of(settings, device, 70, 70, 70)
+    assert [plan.on_card(card)[0].train_dtype for card in ("T4", "16GB")] == ["float16", "bfloat16"]
 
 
 def test_without_a_card_the_plan_is_for_the_device_of_params(here: Path) -> None:

@@ -116,6 +116,12 @@ def test_what_has_no_data_is_named_and_no_result_is_an_error(folder: Path, monke
     assert "run `dvc repro` first" in ran.output
 
 
+def test_what_dvc_says_against_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1, "", "no such plot\n"))
+    ran = CliRunner().invoke(plots.main)
+    assert (ran.exit_code, ran.stderr) == (1, "Error: `dvc plots show` fails: no such plot\n")
+
+
 def test_the_committed_picture_shows_the_committed_figures() -> None:
     metrics = json.loads((ROOT / "metrics" / "evaluate.json").read_text(encoding="utf-8"))
     shown = texts((ROOT / "docs" / "pictures" / "systems-light.svg").read_text(encoding="utf-8"))

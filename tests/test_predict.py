@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from conftest import SCHEMA, configure, read_json, read_rows, write_rows
 
 from stages import predict
-from stages.answers import generate, processes
+from stages.answers import generate, processes, work
 from stages.model import chat, loading
 
 COMPLETE = '{"action":"complete","title":"Buy milk"}'
@@ -42,7 +42,8 @@ def test_each_file_gets_the_answers_of_its_rows_in_their_order(folder: Path, bas
     assert [row["id"] for row in answers] == ["t0", "t1", "t2"]
     assert more == answers[:1]
     assert set(more[0]) == {"id", "answer", "prompt_tokens", "answer_tokens", "truncated"}
-    assert read_json(folder / "timing.json")["answers"] == 4
+    timing = read_json(folder / "timing.json")
+    assert (timing["answers"], timing["device"]) == (4, "cpu-fp32")
 
 
 def test_the_prefix_stands_before_each_prompt(folder: Path, base: Path, tokenizer: Any) -> None:
@@ -156,6 +157,7 @@ def test_a_prompt_beyond_the_context_is_refused(folder: Path, base: Path) -> Non
     result = run(base)
     assert (result.exit_code, "rows.jsonl: t0: the prompt has " in result.output) == (1, True)
     assert f"room for {most - 40} before the answer" in result.output
+    work.check_prompts_fit("rows.jsonl", rows(1), [[5, 6]], 2)  # which is as long as there is room
 
 
 def test_grounded_answers_need_a_schema_and_blank_rules_ground_none(folder: Path, base: Path) -> None:
@@ -163,9 +165,10 @@ def test_grounded_answers_need_a_schema_and_blank_rules_ground_none(folder: Path
     assert run(base, "--grounded", "rules.yaml").exit_code == 2
     assert run(base, "--grounded", "rules.yaml", "--schema", str(SCHEMA)).exit_code == 0
     assert (folder / "out.jsonl").read_bytes() == b""
-    (folder / "rules.yaml").write_text("copied_fields: title\n", encoding="utf-8")
-    ran = run(base, "--grounded", "rules.yaml", "--schema", str(SCHEMA))
-    assert (ran.exit_code, "copied_fields must be a list" in ran.stderr) == (1, True)
+    for fields in ("title", "[1]"):
+        (folder / "rules.yaml").write_text(f"copied_fields: {fields}\n", encoding="utf-8")
+        ran = run(base, "--grounded", "rules.yaml", "--schema", str(SCHEMA))
+        assert (ran.exit_code, "copied_fields must be a list" in ran.stderr) == (1, True)
 
 
 def test_copied_fields_hold_words_of_their_own_row(folder: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

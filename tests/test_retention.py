@@ -68,7 +68,7 @@ def test_the_highest_likelihood_per_byte_wins(monkeypatch: pytest.MonkeyPatch) -
     nats = [[-3.0, -4.0, -3.8], [-1.0, -1.0], [-7.0]]
     rated = [[Rating(value, False) for value in values] for values in nats]
     monkeypatch.setattr(loglikelihood, "rate", lambda *_: rated)
-    found = retention.ask(Rows(items, [Document("d", "")], [Query([1], [[2]])] * 3), reading(9), "base")
+    found = retention.ask(Rows(items, [Document("d", "")], [Query([1], [[2], [3]])] * 3), reading(2), "base")
     assert (found.chosen, found.right, found.nats) == ([2, 0], [True, False], [7.0])
 
 
@@ -121,6 +121,7 @@ def test_a_limit_is_broken_by_a_whole_interval(low: float, holds: bool) -> None:
     assert limit.entry() == {
         "what": "drop", "value": 0.3, "low": low, "high": 0.5, "limit": 0.05, "n": 9, "holds": holds,
     }  # fmt: skip
+    assert str(limit) == f"drop: 0.300 [{low:.3f}, 0.500], limit 0.05: {'holds' if holds else 'broken'}"
 
 
 def test_guessing_at_random_breaks_the_limits() -> None:
@@ -157,7 +158,8 @@ def test_the_stage_asks_three_models_and_writes_answers(here: Path, base: Path, 
     queries = [retention.document(tokenizer, Document(**row)) for row in TEXT]
     tokens = sum(len(query.continuations[0]) for query in queries)
     texts = [tokenizer.decode(query.continuations[0]) for query in queries]
-    assert detail["text"]["bytes"] == sum(len(text.encode()) for text in texts)
+    size = sum(len(text.encode()) for text in texts)
+    assert detail["text"] == {"documents": 2, "tokens": tokens, "bytes": size}
     for model, folder in (("base", base), ("tuned", merged)):
         rated = loglikelihood.rate(loading.load_model(folder, "float32", "cpu"), queries, "by hand")
         nats = -sum(rating.nats for (rating,) in rated)
@@ -173,4 +175,5 @@ def test_the_stage_asks_three_models_and_writes_answers(here: Path, base: Path, 
     assert [limit["limit"] for limit in detail["limits"]] == [0.3, 7.0]
     lost = metrics["accuracy_base"] - metrics["accuracy_tuned"]
     assert [limit["value"] for limit in detail["limits"]] == pytest.approx([lost, ratio])
-    assert detail["computed_from"]["items"] == hashes.of_file(here / "items.jsonl")
+    read = {name: hashes.of_file(here / f"{name}.jsonl") for name in ("items", "text")}
+    assert read.items() <= detail["computed_from"].items()

@@ -233,6 +233,7 @@ def test_a_key_is_asked_for(engine: serve.Engine) -> None:
         with pytest.raises(openai.AuthenticationError, match="missing or wrong"):
             locked.complete(MESSAGES)
         assert locked.post(json.dumps(SOUND).encode())[0] == 401  # no key at all
+        assert load.healthy(locked.port), "which asks for none"
         with locked.send(request(json.dumps(SOUND).encode())) as refused:
             assert b"www-authenticate: bearer" in refused.recv(65536).lower()
 

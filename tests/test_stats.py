@@ -82,6 +82,9 @@ def test_a_comparison_in_one_place() -> None:
     assert (found.low, found.high) == stats.paired_interval([0] * 57 + [-1] * 3 + [1] * 20 + [0] * 20, names(100), 0.99)
     assert found.detectable == stats.detectable(100, 0.23, 0.99)
     assert stats.compare(before, before, names(100)).p_value == 1.0
+    after = [*[True] * 58, *[False] * 2, *[True] * 9, *[False] * 31]  # p = 0.065
+    words = [stats.compare(before, after, names(100), level).evidence for level in (0.9, 0.95)]
+    assert words == ["better", "no evidence"]
 
 
 def test_evidence_needs_both_the_interval_and_the_test() -> None:

@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 from conftest import ROOT, SCHEMA, write_rows
 
 from stages.core import yaml12
+from stages.data.examples import Example
 from tools import suspects
 
 DONE = '{"action":"complete","title":"Boiler"}'
@@ -74,6 +75,18 @@ def test_a_request_finds_its_own_row(pipeline: Path) -> None:
     assert [(near["row"]["id"], round(near["likeness"], 6)) for near in found["nearest"]] == [("plain", 1)]
 
 
+def test_fewer_are_shown_of_each_request_than_of_all_rows(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suspects, "SUSPECTS", 3)
+    monkeypatch.setattr(suspects, "NEAREST", 2)
+    (found,) = json.loads(run("--json", "--request=boiler").stdout)
+    assert (len(json.loads(run("--json").stdout)), len(found["nearest"])) == (3, 2)
+
+
+def test_a_request_is_all_that_was_said_but_the_system_s_words() -> None:
+    said = [{"role": role, "content": role} for role in ("system", "user", "assistant", "user")]
+    assert suspects.request(Example("a", "a", "", said, DONE)) == "user ⏎ assistant ⏎ user"
+
+
 @pytest.mark.parametrize("words", [[], ["--wrong=test"], ["--request=boiler"]])
 def test_text_in_the_table_neither_steers_a_terminal_nor_breaks_a_cell(words: list[str], pipeline: Path) -> None:
     ran = run(*words)
@@ -102,6 +115,7 @@ def test_no_wrong_answer_is_said(pipeline: Path) -> None:
         (LOSSES.replace("plain", "other"), "other rows than data/chat/train.jsonl"),
         (LOSSES.replace("3.0", "nan"), "finite losses"),
         (LOSSES.replace("3.0", "much"), "could not convert"),
+        (LOSSES.replace("id,", "name,"), "an id and finite losses"),
         ("", "the stage train writes it"),
     ],
 )

@@ -6,6 +6,8 @@ answers, `requests` with what tools.measure kept of a file of requests. Exit sta
 marks, or only one of a pair.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,6 @@ COLUMNS = {
     **{"JSON valid": "json_valid", "schema valid": "schema_valid", "exact match": "exact_match"},
     **{"normalised": "exact_match_normalised", "action": "action_accuracy", "field F1": "field_f1"},
 }
-
-
 FEWEST = 20  # answers of a slice; with fewer the interval spans most of what is possible
 MEASURE = "python -m tools.measure FILE --summary metrics/experiments/requests.json"
 
@@ -138,15 +138,23 @@ def read(folder: Path) -> dict[str, list[str]]:
     files = {name: folder / f"{name}.json" for name in ("evaluate", "behaviour", "retention", "memorisation")}
     files["requests"] = folder.parent / "experiments" / "requests.json"
     found = {name: strict_json.read(file) for name, file in files.items() if name == "evaluate" or file.is_file()}
-    try:
-        origin = found["evaluate"]["computed_from"]
-        lines = {"table": results(found), "requests": requests(found.get("requests"), origin)}
+    with as_written(folder, "dvc repro"):
+        origin, lines = found["evaluate"]["computed_from"], {"table": results(found)}
         if {"retention", "memorisation"} <= set(found):
             lines["kept"] = [*general(found["retention"]), "", *memorised(found["memorisation"])]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        told = f"{folder}: not the figures that this version writes ({error!r}); run `dvc repro`"
-        raise cli.InputError(told) from error
+    with as_written(files["requests"], MEASURE):
+        lines["requests"] = requests(found.get("requests"), origin)
     return lines
+
+
+@contextmanager
+def as_written(place: Path, command: str) -> Iterator[None]:
+    """Within it, what is not found in the figures becomes an InputError with the command that writes them."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        told = f"{place}: not the figures that this version writes ({error!r}); run `{command}`"
+        raise cli.InputError(told) from error
 
 
 def put(document: str, name: str, lines: list[str]) -> str:
