@@ -112,6 +112,7 @@ def main(
         batches = generate.batches(prompts, settings.batch_size)
         parts.append(work.Part(given, prompts, Kept(answered, {**inputs, "asked": asked, "prompts": prompts}, batches)))
     count = count or (torch.cuda.device_count() if device.name == "cuda" else 1)
+    count = min(count, max(1, sum(len(part.kept.batches) for part in parts)))  # no process is without a batch
     work.answer_all(work.Job(folder, device, settings, tokenizer, schema, fields, parts), count)
     found, seconds = [], 0.0
     for part, target in zip(parts, out, strict=True):

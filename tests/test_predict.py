@@ -11,6 +11,7 @@ from conftest import SCHEMA, configure, read_json, read_rows, write_rows
 
 from stages import predict
 from stages.answers import generate, processes, work
+from stages.answers.kept import Kept
 from stages.model import chat, loading
 
 COMPLETE = '{"action":"complete","title":"Buy milk"}'
@@ -77,10 +78,16 @@ def test_answers_are_generated_in_the_type_for_it(folder: Path, base: Path, monk
 
 
 @pytest.mark.parametrize(
-    ("options", "shares"), [([], [[[2]], [[1]], [[0]]]), (["--processes=2"], [[[2], [0]], [[1]]])], ids=["own", "told"]
+    ("options", "shares", "seconds"),
+    [
+        ([], [[[2]], [[1]], [[0]]], 6.0),
+        (["--processes=2"], [[[2], [0]], [[1]]], 9.0),
+        (["--processes=9"], [[[2]], [[1]], [[0]]], 6.0),
+    ],
+    ids=["own", "told", "more than batches"],
 )
 def test_processes_share_the_batches_one_for_each_card(
-    folder: Path, base: Path, options: list[str], shares: list[Any], monkeypatch: pytest.MonkeyPatch
+    folder: Path, base: Path, options: list[str], shares: list[Any], seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
 
@@ -94,8 +101,10 @@ def test_processes_share_the_batches_one_for_each_card(
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     monkeypatch.setattr(processes, "run", lambda work, count, *given: [work(n, count, *given) for n in range(count)])
+    add = Kept.add
+    monkeypatch.setattr(Kept, "add", lambda kept, process, row, _, answer: add(kept, process, row, 6.0, answer))
     assert run(base, *options).exit_code == 0
-    assert asked == shares
+    assert (asked, read_json(folder / "timing.json")["seconds"]) == (shares, seconds)
 
 
 def test_rows_that_are_named_twice_are_refused_before_they_are_answered(folder: Path, base: Path) -> None:
