@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, SCHEMA, configure, read_json, read_rows, write_rows
+from conftest import KNOBS, ROOT, SCHEMA, configure, read_json, read_rows, write_rows
 
 from stages.core import hashes
 
@@ -62,6 +62,7 @@ def make_clone(folder: Path, base: Path) -> Path:
     write_rows(data / "general" / "prompts.jsonl", [{"id": "p", "prompt": "Say hello."}])
     shutil.copy(SCHEMA, data / "schema.json")
     (data / "rules.yaml").write_text("copied_fields: [title]\nlabelling: {}\n", encoding="utf-8")
+    shutil.copy(KNOBS, folder / "params.yaml")
     configure(folder, **SMALL, fetch={"source": "path", "path": str(base)})
     run(folder, "git", "init", "-q")
     run(folder, "git", "add", ".")
