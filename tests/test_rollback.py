@@ -430,7 +430,8 @@ def test_a_file_that_steers_or_can_not_be_named_is_refused(repository: Path, pat
 def test_a_pointer_to_a_file_that_steers_is_refused(repository: Path) -> None:
     md5 = history.pointers("v-large", "data/raw")["data/raw/big.jsonl"]
     pointer = f"outs: [{{path: dvc.yaml, hash: md5, md5: {md5}}}]".encode()
-    assert "data/raw/dvc.yaml is no file" in refused(1, toy.forge(repository, {"data/raw/dvc.yaml.dvc": pointer}))
+    commit = toy.forge(repository, {"data/raw/dvc.yaml.dvc": pointer})
+    assert "data/raw/dvc.yaml is no file" in refused(1, commit, "--data-only")
 
 
 def test_nothing_is_written_through_a_link(repository: Path, victim: Path) -> None:
