@@ -122,6 +122,9 @@ def test_the_measurements_on_show_are_those_of_the_files() -> None:
     for name, shape in read("benchmarks/memory.json")["shapes"].items():
         sizes = " | ".join(f"{shape[f'{kind}_bytes'] / 1e9:.2f} GB" for kind in ("predicted", "measured"))
         assert f"| {name} | {shape['parameters'] / 1e6:.0f} M | {shape['tokens']} | {sizes} | " in page, name
+    shapes = read("benchmarks/memory_fp32.json")["shapes"].values()
+    short = [1 - shape["predicted_bytes"] / shape["measured_bytes"] for shape in shapes]
+    assert f"too low, by\n{min(short):.0%} to {max(short):.0%}" in page
     for name, found in read("benchmarks/latency.json")["systems"].items():
         times = "{p50_ms:.0f} ms | {p95_ms:.0f} ms [{p95_ms_low:.0f}, {p95_ms_high:.0f}] | +{prefix_ms:.0f} ms"
         assert f"{times.format(**found)} | {found['answers_per_second']:.2f} |" in page, name
