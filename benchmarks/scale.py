@@ -5,7 +5,7 @@
     python -m benchmarks.scale build --out benchmarks/scale_build.json
 
 The rows are put together at random (seeded) from the words of the shipped training requests, so that letters, lengths
-and spelling are realistic and the rows differ. The report compares two commits that differ in one of them.
+and spelling are realistic and the rows differ. The report compares two commits; the second has one row more.
 """
 
 import json
